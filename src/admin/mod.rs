@@ -1,0 +1,1 @@
+//! Console, HTTP and status: what people and scrapers look at.

@@ -1,0 +1,1 @@
+//! The only place that knows all parts: builds, wires, orders start and stop.

@@ -1,0 +1,1 @@
+//! Local clusters for the demonstration and the tests.

@@ -1,0 +1,1 @@
+//! Probers and the watcher: the only writers of the topology.

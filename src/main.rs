@@ -1,0 +1,3 @@
+//! The program: see `cli` for the commands.
+
+fn main() {}

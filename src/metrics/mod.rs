@@ -1,0 +1,1 @@
+//! Every figure the proxy exports: counters, gauges and latency histograms.

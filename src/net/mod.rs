@@ -1,0 +1,1 @@
+//! Sockets: listening, dialling, TLS, and one stream type over all of them.

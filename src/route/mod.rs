@@ -1,0 +1,1 @@
+//! From what a session declares and the topology to a node.

@@ -1,0 +1,1 @@
+//! What a statement text does, by a lexer: no grammar, no allocation, no catalogue.

@@ -1,0 +1,1 @@
+//! The immutable view of all nodes and the pure function that decides it.
