@@ -1,1 +1,10 @@
 //! From what a session declares and the topology to a node.
+//!
+//! In: [`Wants`], a [`Topology`] snapshot, the load of the nodes. Out: a [`Target`], or a [`Refusal`] that says what
+//! to wait for. Pure: knows no socket, no clock, no pool.
+
+mod balance;
+mod target;
+
+pub use balance::{NodeLoad, Rng};
+pub use target::{Policy, Refusal, Target, Wants, still_good, target};

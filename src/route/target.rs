@@ -1,0 +1,127 @@
+//! The choice of a node for a session, and whether a choice made earlier still stands.
+
+use crate::config::Fallback;
+use crate::topology::{Epoch, Health, NodeId, NodeView, ReadRefusal, Reads, Role, Topology};
+
+use super::balance::{NodeLoad, Rng, pick};
+
+/// What a session declared about itself.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Wants {
+    /// May write: the primary.
+    Primary,
+    /// Only reads: a standby.
+    Standby,
+}
+
+/// Where work goes.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Target {
+    /// The primary; also for a read-only session when no standby qualifies and the policy says so.
+    Primary(NodeId),
+    /// A standby.
+    Standby(NodeId),
+}
+
+impl Target {
+    /// The node, whatever its role.
+    pub fn node(self) -> NodeId {
+        match self {
+            Target::Primary(node) | Target::Standby(node) => node,
+        }
+    }
+}
+
+/// Nobody can take the work now.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Refusal {
+    /// No primary is known to be alive: hold the work until one is.
+    NoPrimary,
+    /// No standby qualifies and the policy allows nothing else: an error for [`Fallback::Error`], else hold.
+    NoStandby,
+}
+
+/// What the configuration says about choosing.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// When no standby qualifies.
+    pub fallback: Fallback,
+    /// Prefer nodes of this zone when one qualifies; `None`: all alike.
+    pub zone: Option<String>,
+}
+
+/// The node for a session that `wants` this; `current` is kept while it is as good as any.
+///
+/// A standby's verdict outlives the primary for a while (`frozen_limit`), so reads go on during a failover.
+pub fn target(
+    wants: Wants,
+    topology: &Topology,
+    policy: &Policy,
+    current: Option<NodeId>,
+    load: &dyn NodeLoad,
+    rng: &mut Rng,
+) -> Result<Target, Refusal> {
+    match wants {
+        Wants::Primary => topology.writable_primary().map(Target::Primary).ok_or(Refusal::NoPrimary),
+        Wants::Standby => standby(topology, policy, current, load, rng),
+    }
+}
+
+fn standby(
+    topology: &Topology,
+    policy: &Policy,
+    current: Option<NodeId>,
+    load: &dyn NodeLoad,
+    rng: &mut Rng,
+) -> Result<Target, Refusal> {
+    let fit: Vec<&NodeView> = topology.read_nodes().collect();
+    if let Some(node) = fit.iter().find(|n| Some(n.id) == current) {
+        return Ok(Target::Standby(node.id));
+    }
+    let near: Vec<&NodeView> =
+        fit.iter().copied().filter(|n| policy.zone.is_some() && n.spec.zone == policy.zone).collect();
+    let choice = if near.is_empty() { &fit } else { &near };
+    if let Some(node) = pick(choice, load, rng) {
+        return Ok(Target::Standby(node.id));
+    }
+    match policy.fallback {
+        Fallback::Error => Err(Refusal::NoStandby),
+        Fallback::Primary => topology.writable_primary().map(Target::Primary).ok_or(Refusal::NoStandby),
+        Fallback::LeastStale => least_stale(topology)
+            .map(Target::Standby)
+            .or_else(|| topology.writable_primary().map(Target::Primary))
+            .ok_or(Refusal::NoStandby),
+    }
+}
+
+/// May this standby serve when freshness is no condition? Only its lag may be wrong with it, never its history.
+fn merely_stale(node: &NodeView) -> bool {
+    node.role == Role::Standby
+        && node.health != Health::Down
+        && match node.reads {
+            Reads::Qualified => true,
+            Reads::Refused(why) => matches!(
+                why,
+                ReadRefusal::Lagging
+                    | ReadRefusal::LagUnknown
+                    | ReadRefusal::NotStreaming
+                    | ReadRefusal::WrongSender
+            ),
+        }
+}
+
+/// The standby that has replayed the most, of those on the right branch.
+fn least_stale(topology: &Topology) -> Option<NodeId> {
+    topology.nodes.iter().filter(|n| merely_stale(n)).max_by_key(|n| n.lsn).map(|n| n.id)
+}
+
+/// May a session between transactions stay on `node`, with a backend leased in `epoch`?
+///
+/// A standby session whose node no longer qualifies should ask [`target`] again: it may find nothing better and
+/// stay. A primary session must leave whenever this is false.
+pub fn still_good(wants: Wants, topology: &Topology, node: NodeId, epoch: Epoch) -> bool {
+    match wants {
+        Wants::Primary => topology.epoch == epoch && topology.writable_primary() == Some(node),
+        Wants::Standby => topology.node(node).is_some_and(|n| n.reads.qualified()),
+    }
+}

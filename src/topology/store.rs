@@ -1,0 +1,93 @@
+//! Where the current [`Topology`] is read from: one atomic pointer, two atomic numbers, one watch channel.
+//!
+//! The watcher in `health` is the only writer. Readers never lock and never wait.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::position::Epoch;
+use super::snapshot::Topology;
+
+/// The published topology.
+pub struct Store {
+    current: ArcSwap<Topology>,
+    epoch: AtomicU64,
+    version: AtomicU64,
+    changed: watch::Sender<u64>,
+}
+
+impl Store {
+    /// A store that shows `initial` until the first publication.
+    pub fn new(initial: Topology) -> Self {
+        Store {
+            epoch: AtomicU64::new(initial.epoch.0),
+            version: AtomicU64::new(initial.version),
+            changed: watch::Sender::new(initial.version),
+            current: ArcSwap::from_pointee(initial),
+        }
+    }
+
+    /// The topology of now. Load it anew for each decision; keep it for none.
+    pub fn load(&self) -> Arc<Topology> {
+        self.current.load_full()
+    }
+
+    /// The present epoch: one atomic load, cheap enough for each message.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// The present version: one atomic load.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Wakes on every material change, with its version.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Makes a material change visible: the version grows by one and subscribers wake. Only the watcher calls this.
+    pub fn publish(&self, mut topology: Topology) {
+        topology.version = self.version.load(Ordering::Relaxed) + 1;
+        let (epoch, version) = (topology.epoch.0, topology.version);
+        // Pointer first: who sees the new number must find the new view.
+        self.current.store(Arc::new(topology));
+        self.epoch.store(epoch, Ordering::Release);
+        self.version.store(version, Ordering::Release);
+        self.changed.send_replace(version);
+    }
+
+    /// Replaces figures only (lag, positions): same version and epoch, nobody wakes. Only the watcher calls this.
+    pub fn refresh(&self, mut topology: Topology) {
+        topology.version = self.version.load(Ordering::Relaxed);
+        topology.epoch = Epoch(self.epoch.load(Ordering::Relaxed));
+        self.current.store(Arc::new(topology));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishing_wakes_and_counts_and_refreshing_does_neither() {
+        let store = Store::new(Topology::unseen(&[]));
+        let mut watch = store.subscribe();
+        let mut next = (*store.load()).clone();
+        next.epoch = Epoch(7);
+        store.publish(next.clone());
+        assert_eq!((store.version(), store.epoch()), (1, Epoch(7)));
+        assert!(watch.has_changed().unwrap());
+        watch.mark_unchanged();
+        next.epoch = Epoch(99);
+        next.alarms.push("x".to_owned());
+        store.refresh(next);
+        assert_eq!((store.version(), store.epoch(), store.load().epoch), (1, Epoch(7), Epoch(7)));
+        assert_eq!(store.load().alarms.len(), 1);
+        assert!(!watch.has_changed().unwrap());
+    }
+}
