@@ -1,0 +1,485 @@
+//! What a statement leaves behind in its session: settings, transaction borders, locks, listeners, temporary tables.
+//!
+//! In: a query string. Out: one [`Effect`] per statement in it. Conservative: what it does not understand has no effect
+//! that could be replayed. Must not know what is done about it.
+
+use super::lexer::{Lexer, Token};
+
+/// State that lives in one backend only and cannot be carried to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PinCause {
+    /// A session-level advisory lock.
+    AdvisoryLock,
+    /// A cursor WITH HOLD.
+    HeldCursor,
+    /// LISTEN.
+    Listen,
+    /// A temporary table, view or sequence.
+    TempTable,
+    /// A setting that is too long to be kept.
+    Setting,
+}
+
+impl PinCause {
+    /// The word used in `SHOW CLIENTS`, metrics and errors.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AdvisoryLock => "advisory lock",
+            Self::HeldCursor => "cursor with hold",
+            Self::Listen => "listen",
+            Self::TempTable => "temporary table",
+            Self::Setting => "setting",
+        }
+    }
+}
+
+/// What one statement does to the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing the session must know.
+    None,
+    /// A session-level setting: replaying `statement` sets it again.
+    Set {
+        /// Lower-case name that a later SET or RESET of the same thing has too.
+        name: String,
+        /// The statement as the client wrote it.
+        statement: Vec<u8>,
+    },
+    /// RESET of one setting, or SET … TO DEFAULT.
+    Reset(String),
+    /// RESET ALL.
+    ResetAll,
+    /// DISCARD ALL.
+    DiscardAll,
+    /// DISCARD TEMP.
+    DiscardTemp,
+    /// BEGIN or START TRANSACTION.
+    Begin,
+    /// COMMIT, END, COMMIT PREPARED or PREPARE TRANSACTION: the point after which the fate is the server's.
+    Commit,
+    /// ROLLBACK or ABORT.
+    Rollback,
+    /// SAVEPOINT.
+    Savepoint(Vec<u8>),
+    /// ROLLBACK TO.
+    RollbackTo(Vec<u8>),
+    /// PREPARE: replaying `statement` makes it again.
+    Prepare {
+        /// The statement's name, quotes removed.
+        name: Vec<u8>,
+        /// The statement as the client wrote it.
+        statement: Vec<u8>,
+    },
+    /// DEALLOCATE of one prepared statement.
+    Deallocate(Vec<u8>),
+    /// DEALLOCATE ALL.
+    DeallocateAll,
+    /// Something that only this backend has.
+    Pin(PinCause),
+    /// The end of all causes of one kind.
+    Unpin(PinCause),
+}
+
+/// The effects of a query string, one per statement in it; empty statements have none.
+pub fn effects(sql: &[u8], standard_strings: bool) -> Vec<Effect> {
+    let mut found = Vec::new();
+    each(sql, standard_strings, &mut |effect| found.push(effect));
+    found
+}
+
+/// True when nothing in `sql` has an effect: decided without keeping anything.
+pub fn is_plain(sql: &[u8], standard_strings: bool) -> bool {
+    let mut plain = true;
+    each(sql, standard_strings, &mut |effect| plain &= effect == Effect::None);
+    plain
+}
+
+fn each(sql: &[u8], standard_strings: bool, tell: &mut impl FnMut(Effect)) {
+    let mut lexer = Lexer::new(sql, standard_strings);
+    loop {
+        let start = lexer.clone();
+        let Some(first) = lexer.next() else { return };
+        if first == Token::Semicolon {
+            continue;
+        }
+        let mut statement = Statement { sql, start, lexer };
+        tell(statement.effect(first));
+        lexer = statement.past_end();
+    }
+}
+
+/// One statement: the lexer stands behind its first token.
+struct Statement<'a> {
+    sql: &'a [u8],
+    start: Lexer<'a>,
+    lexer: Lexer<'a>,
+}
+
+impl<'a> Statement<'a> {
+    /// The next token of this statement.
+    fn next(&mut self) -> Option<Token<'a>> {
+        let before = self.lexer.clone();
+        match self.lexer.next() {
+            Some(Token::Semicolon) => {
+                self.lexer = before;
+                None
+            }
+            token => token,
+        }
+    }
+
+    /// Goes to the statement's end; returns a lexer behind its semicolon.
+    fn past_end(&mut self) -> Lexer<'a> {
+        while self.next().is_some() {}
+        self.lexer.next();
+        self.lexer.clone()
+    }
+
+    /// The statement's text, without the semicolon.
+    fn text(&mut self) -> Vec<u8> {
+        while self.next().is_some() {}
+        let range = self.start.position()..self.lexer.position();
+        self.sql.get(range).unwrap_or_default().trim_ascii().to_vec()
+    }
+
+    fn effect(&mut self, first: Token<'a>) -> Effect {
+        let Token::Word(word) = first else { return self.body_effect() };
+        match word.to_ascii_lowercase().as_slice() {
+            b"set" => self.set(),
+            b"reset" => self.reset(),
+            b"discard" => self.discard(),
+            b"begin" => Effect::Begin,
+            b"start" => self.when("transaction", Effect::Begin),
+            b"commit" | b"end" => Effect::Commit,
+            b"rollback" | b"abort" => self.rollback(),
+            b"savepoint" => self.name().map_or(Effect::None, Effect::Savepoint),
+            b"prepare" => self.prepare(),
+            b"deallocate" => self.deallocate(),
+            b"listen" => Effect::Pin(PinCause::Listen),
+            b"unlisten" => self.unlisten(),
+            b"create" => self.create(),
+            b"declare" => self.declare(),
+            b"close" => self.when("all", Effect::Unpin(PinCause::HeldCursor)),
+            _ => self.body_effect(),
+        }
+    }
+
+    fn when(&mut self, word: &str, effect: Effect) -> Effect {
+        if self.next().is_some_and(|token| token.is(word)) { effect } else { Effect::None }
+    }
+
+    /// A name as the server folds it: lower case unless quoted.
+    fn name(&mut self) -> Option<Vec<u8>> {
+        match self.next()? {
+            Token::Word(word) => Some(word.to_ascii_lowercase()),
+            Token::QuotedName(name) => Some(name.to_vec()),
+            _ => None,
+        }
+    }
+
+    /// A setting's name, dots included; behind it stands the lexer.
+    fn setting_name(&mut self, first: Option<Token<'a>>) -> Option<String> {
+        let mut name = String::new();
+        let mut token = first?;
+        loop {
+            match token {
+                Token::Word(part) | Token::QuotedName(part) => name.push_str(&String::from_utf8_lossy(part)),
+                _ => return None,
+            }
+            let before = self.lexer.clone();
+            if self.next() == Some(Token::Mark(b'.')) {
+                name.push('.');
+                token = self.next()?;
+            } else {
+                self.lexer = before;
+                name.make_ascii_lowercase();
+                return Some(name);
+            }
+        }
+    }
+
+    fn set(&mut self) -> Effect {
+        let mut token = self.next();
+        if token.is_some_and(|token| token.is("local")) {
+            return Effect::None;
+        }
+        let mut in_session = false;
+        if token.is_some_and(|token| token.is("session")) {
+            in_session = true;
+            token = self.next();
+        }
+        let Some(word) = token else { return Effect::None };
+        let name = if word.is_any(&["transaction", "constraints"]) {
+            return Effect::None;
+        } else if in_session && word.is("characteristics") {
+            // Each of these sets other defaults: every different text is kept.
+            String::from_utf8_lossy(&self.text().to_ascii_lowercase()).into_owned()
+        } else if in_session && word.is("authorization") {
+            "session_authorization".to_owned()
+        } else if word.is("role") {
+            "role".to_owned()
+        } else if word.is("names") {
+            "client_encoding".to_owned()
+        } else if word.is("schema") {
+            "search_path".to_owned()
+        } else if word.is("time") {
+            self.next();
+            "timezone".to_owned()
+        } else {
+            match self.setting_name(token) {
+                Some(name) => return self.set_value(name),
+                None => return Effect::None,
+            }
+        };
+        if self.next().is_some_and(|token| token.is("default")) {
+            return Effect::Reset(name);
+        }
+        Effect::Set { name, statement: self.text() }
+    }
+
+    fn set_value(&mut self, name: String) -> Effect {
+        let assigns = self.next().is_some_and(|token| token == Token::Mark(b'=') || token.is("to"));
+        if !assigns {
+            return Effect::None;
+        }
+        if self.next().is_some_and(|token| token.is("default")) {
+            return Effect::Reset(name);
+        }
+        Effect::Set { name, statement: self.text() }
+    }
+
+    fn reset(&mut self) -> Effect {
+        let Some(word) = self.next() else { return Effect::None };
+        if word.is("all") {
+            Effect::ResetAll
+        } else if word.is("session") && self.next().is_some_and(|token| token.is("authorization")) {
+            Effect::Reset("session_authorization".to_owned())
+        } else if word.is("time") {
+            Effect::Reset("timezone".to_owned())
+        } else {
+            self.setting_name(Some(word)).map_or(Effect::None, Effect::Reset)
+        }
+    }
+
+    fn discard(&mut self) -> Effect {
+        match self.next() {
+            Some(token) if token.is("all") => Effect::DiscardAll,
+            Some(token) if token.is_any(&["temp", "temporary"]) => Effect::DiscardTemp,
+            _ => Effect::None,
+        }
+    }
+
+    fn rollback(&mut self) -> Effect {
+        let mut token = self.next();
+        if token.is_some_and(|token| token.is("prepared")) {
+            return Effect::None;
+        }
+        if token.is_some_and(|token| token.is_any(&["work", "transaction"])) {
+            token = self.next();
+        }
+        if !token.is_some_and(|token| token.is("to")) {
+            return Effect::Rollback;
+        }
+        let before = self.lexer.clone();
+        if !self.next().is_some_and(|token| token.is("savepoint")) {
+            self.lexer = before;
+        }
+        self.name().map_or(Effect::None, Effect::RollbackTo)
+    }
+
+    fn prepare(&mut self) -> Effect {
+        let before = self.lexer.clone();
+        if self.next().is_some_and(|token| token.is("transaction")) {
+            return Effect::Commit;
+        }
+        self.lexer = before;
+        match self.name() {
+            Some(name) => Effect::Prepare { name, statement: self.text() },
+            None => Effect::None,
+        }
+    }
+
+    fn deallocate(&mut self) -> Effect {
+        let mut before = self.lexer.clone();
+        if self.next().is_some_and(|token| token.is("prepare")) {
+            before = self.lexer.clone();
+        }
+        self.lexer = before.clone();
+        if self.next().is_some_and(|token| token.is("all")) {
+            return Effect::DeallocateAll;
+        }
+        self.lexer = before;
+        self.name().map_or(Effect::None, Effect::Deallocate)
+    }
+
+    fn unlisten(&mut self) -> Effect {
+        // Other channels may still be listened to after UNLISTEN of one.
+        if self.next() == Some(Token::Mark(b'*')) { Effect::Unpin(PinCause::Listen) } else { Effect::None }
+    }
+
+    fn create(&mut self) -> Effect {
+        // CREATE [OR REPLACE] [GLOBAL | LOCAL] TEMP …, and names in schema pg_temp.
+        while let Some(token) = self.next() {
+            if token.is_any(&["temp", "temporary", "pg_temp"]) {
+                return Effect::Pin(PinCause::TempTable);
+            }
+            if token.is_any(&["as", "function", "procedure"]) || token == Token::Mark(b'(') {
+                break;
+            }
+        }
+        self.body_effect()
+    }
+
+    fn declare(&mut self) -> Effect {
+        let mut with = false;
+        while let Some(token) = self.next() {
+            if with && token.is("hold") {
+                return Effect::Pin(PinCause::HeldCursor);
+            }
+            if token.is("for") {
+                break;
+            }
+            with = token.is("with");
+        }
+        Effect::None
+    }
+
+    /// Statements that are read to their end: a lock function or INTO TEMP may stand anywhere.
+    fn body_effect(&mut self) -> Effect {
+        let mut into = false;
+        while let Some(token) = self.next() {
+            if let Token::Word(word) | Token::QuotedName(word) = token {
+                if into && token.is_any(&["temp", "temporary"]) {
+                    return Effect::Pin(PinCause::TempTable);
+                }
+                into = token.is("into");
+                match lock_function(word) {
+                    Some(LockFunction::Lock) => return Effect::Pin(PinCause::AdvisoryLock),
+                    Some(LockFunction::UnlockAll) => return Effect::Unpin(PinCause::AdvisoryLock),
+                    None => {}
+                }
+            }
+        }
+        Effect::None
+    }
+}
+
+enum LockFunction {
+    Lock,
+    UnlockAll,
+}
+
+/// The advisory lock functions whose locks outlive the transaction (manual, table 9.106).
+fn lock_function(word: &[u8]) -> Option<LockFunction> {
+    const LOCKS: [&[u8]; 4] = [
+        b"pg_advisory_lock",
+        b"pg_advisory_lock_shared",
+        b"pg_try_advisory_lock",
+        b"pg_try_advisory_lock_shared",
+    ];
+    if word.len() < LOCKS[0].len() {
+        return None;
+    }
+    if LOCKS.iter().any(|name| word.eq_ignore_ascii_case(name)) {
+        return Some(LockFunction::Lock);
+    }
+    word.eq_ignore_ascii_case(b"pg_advisory_unlock_all").then_some(LockFunction::UnlockAll)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one(sql: &str) -> Effect {
+        let mut all = effects(sql.as_bytes(), true);
+        assert_eq!(all.len(), 1, "{sql}: {all:?}");
+        all.remove(0)
+    }
+
+    fn set(name: &str, statement: &str) -> Effect {
+        Effect::Set { name: name.to_owned(), statement: statement.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn settings() {
+        assert_eq!(one("SET Work_Mem = '1MB';"), set("work_mem", "SET Work_Mem = '1MB'"));
+        assert_eq!(
+            one("/* x */ set session my.var to 'a;b'"),
+            set("my.var", "/* x */ set session my.var to 'a;b'")
+        );
+        assert_eq!(one("SET TIME ZONE 'UTC'"), set("timezone", "SET TIME ZONE 'UTC'"));
+        assert_eq!(one("SET ROLE bob"), set("role", "SET ROLE bob"));
+        assert_eq!(
+            one("SET SESSION AUTHORIZATION bob"),
+            set("session_authorization", "SET SESSION AUTHORIZATION bob")
+        );
+        assert_eq!(one("SET SESSION AUTHORIZATION DEFAULT"), Effect::Reset("session_authorization".into()));
+        assert_eq!(one("set x to default"), Effect::Reset("x".into()));
+        assert_eq!(one("SET LOCAL x = 1"), Effect::None);
+        assert_eq!(one("SET TRANSACTION READ ONLY"), Effect::None);
+        assert_eq!(one("RESET work_mem"), Effect::Reset("work_mem".into()));
+        assert_eq!(one("RESET ALL"), Effect::ResetAll);
+        assert_eq!(one("DISCARD ALL"), Effect::DiscardAll);
+    }
+
+    #[test]
+    fn transactions_and_prepared_statements() {
+        assert_eq!(one("BEGIN ISOLATION LEVEL SERIALIZABLE"), Effect::Begin);
+        assert_eq!(one("start transaction"), Effect::Begin);
+        assert_eq!(one("END"), Effect::Commit);
+        assert_eq!(one("PREPARE TRANSACTION 'x'"), Effect::Commit);
+        assert_eq!(one("COMMIT PREPARED 'x'"), Effect::Commit);
+        assert_eq!(one("ABORT"), Effect::Rollback);
+        assert_eq!(one("ROLLBACK WORK TO SAVEPOINT \"A\""), Effect::RollbackTo(b"A".to_vec()));
+        assert_eq!(one("ROLLBACK TO a"), Effect::RollbackTo(b"a".to_vec()));
+        assert_eq!(one("ROLLBACK PREPARED 'x'"), Effect::None);
+        assert_eq!(one("SAVEPOINT S"), Effect::Savepoint(b"s".to_vec()));
+        assert_eq!(
+            one("PREPARE Q AS SELECT 1"),
+            Effect::Prepare { name: b"q".to_vec(), statement: b"PREPARE Q AS SELECT 1".to_vec() }
+        );
+        assert_eq!(one("DEALLOCATE PREPARE q"), Effect::Deallocate(b"q".to_vec()));
+        assert_eq!(one("deallocate all"), Effect::DeallocateAll);
+    }
+
+    #[test]
+    fn pins() {
+        let pin = |cause| Effect::Pin(cause);
+        assert_eq!(one("LISTEN x"), pin(PinCause::Listen));
+        assert_eq!(one("UNLISTEN *"), Effect::Unpin(PinCause::Listen));
+        assert_eq!(one("UNLISTEN x"), Effect::None);
+        assert_eq!(one("create temp table t (a int)"), pin(PinCause::TempTable));
+        assert_eq!(one("CREATE UNLOGGED TABLE t (temp int)"), Effect::None);
+        assert_eq!(one("create table pg_temp.t (a int)"), pin(PinCause::TempTable));
+        assert_eq!(one("SELECT 1 INTO TEMPORARY t"), pin(PinCause::TempTable));
+        assert_eq!(one("select pg_try_advisory_lock(1)"), pin(PinCause::AdvisoryLock));
+        assert_eq!(one("select pg_advisory_xact_lock(1)"), Effect::None);
+        assert_eq!(one("select 'pg_advisory_lock'"), Effect::None);
+        assert_eq!(one("select pg_advisory_unlock_all()"), Effect::Unpin(PinCause::AdvisoryLock));
+        assert_eq!(one("DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT 1"), pin(PinCause::HeldCursor));
+        assert_eq!(one("DECLARE c CURSOR FOR SELECT with_hold"), Effect::None);
+    }
+
+    #[test]
+    fn every_statement_of_a_string_has_its_effect() {
+        let all = effects(b";; begin; set a = 1; select ';' ; commit ;", true);
+        assert_eq!(all, [Effect::Begin, set("a", "set a = 1"), Effect::None, Effect::Commit]);
+        assert!(is_plain(b"select 1; insert into t values (';')", true));
+        assert!(!is_plain(b"select 1; listen x", true));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = effects(&text, true);
+        }
+
+        #[test]
+        fn words_in_any_order_are_survived(words in proptest::collection::vec("(set|reset|to|=|;|begin|rollback|prepare|all|a|'x'|\\.|temp|create)", 0..12)) {
+            let text = words.join(" ");
+            let statements = text.split(';').filter(|part| !part.trim().is_empty()).count();
+            prop_assert_eq!(effects(text.as_bytes(), true).len(), statements);
+        }
+    }
+}
