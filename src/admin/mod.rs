@@ -1,1 +1,127 @@
-//! Console, HTTP and status: what people and scrapers look at.
+//! What people and scrapers look at: console, HTTP and `pgsteer status`.
+//!
+//! In: snapshots of what the layers below know. Out: tables, JSON, metrics. Nothing here changes the proxy:
+//! what somebody orders leaves as a `Command` through a bounded channel and is done by the program itself.
+
+pub mod answer;
+pub mod command;
+pub mod console;
+pub mod report;
+pub mod show;
+pub mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::config::Settings;
+use crate::drain::Tasks;
+use crate::topology::{EventLog, Store};
+
+/// Everything the console and the HTTP listener may look at.
+pub struct AdminState {
+    /// The settings in force.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// The topology in force.
+    pub store: Arc<Store>,
+    /// What happened to it.
+    pub events: Arc<EventLog>,
+    /// Where orders go.
+    pub commands: mpsc::Sender<Command>,
+    /// Tells console and HTTP connections to end.
+    pub tasks: Tasks,
+    /// True while the listeners for clients accept.
+    pub listening: Arc<AtomicBool>,
+    /// One a worker thread: whether its loop turns.
+    pub pulses: Vec<Arc<Pulse>>,
+    /// When the process began to serve.
+    pub started: SystemTime,
+}
+
+/// An order from the console. Whoever carries it out answers when it is done.
+#[derive(Debug)]
+pub enum Command {
+    /// Ends one session; answers false when there is none of that number.
+    Kill {
+        /// The number in SHOW CLIENTS.
+        session: u64,
+        /// Gets the answer.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Reads the configuration file again.
+    Reload {
+        /// Gets what changed, or every error of the file, one a line.
+        reply: oneshot::Sender<Result<Vec<Changed>, String>>,
+    },
+}
+
+/// One option that a reload found changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Its name, as `pool.size`.
+    pub option: String,
+    /// The value before; secrets are `***`.
+    pub old: String,
+    /// The value now.
+    pub new: String,
+    /// When it takes effect: `now`, `new sessions` or `restart`.
+    pub applies: String,
+}
+
+/// The sign of life of one runtime: /livez fails when it stands still, because a loop that does not turn
+/// serves nobody while its sockets still accept.
+#[derive(Debug)]
+pub struct Pulse {
+    origin: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Pulse {
+    /// How often a runtime beats: once a second costs nothing that can be measured.
+    const INTERVAL: Duration = Duration::from_secs(1);
+    /// Silence that means a blocked loop; no work on a worker comes near it.
+    pub const LIMIT: Duration = Duration::from_secs(5);
+
+    /// A pulse that has just beaten.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { origin: Instant::now(), last_ms: AtomicU64::new(0) })
+    }
+
+    /// Beats until the tasks stop; to be spawned on the runtime it speaks for.
+    pub async fn run(self: Arc<Self>, tasks: Tasks) {
+        while !tasks.is_stopping() {
+            self.last_ms.store(self.origin.elapsed().as_millis() as u64, Ordering::Relaxed);
+            tokio::select! {
+                () = tokio::time::sleep(Self::INTERVAL) => {}
+                () = tasks.stopping() => {}
+            }
+        }
+    }
+
+    /// How long ago the last beat was.
+    pub fn silence(&self) -> Duration {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.origin.elapsed().saturating_sub(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pulse_falls_silent_when_its_runtime_stops() {
+        let tasks = Tasks::new();
+        let pulse = Pulse::new();
+        let beating = tokio::task::JoinHandle::abort_handle(&tasks.spawn(Arc::clone(&pulse).run(tasks.clone())));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(pulse.silence() <= Pulse::INTERVAL);
+        beating.abort();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(pulse.silence() > Pulse::LIMIT);
+    }
+}

@@ -1,0 +1,429 @@
+//! What was typed at the console, parsed: text -> statements.
+//!
+//! In: the text of a Query or Parse message. Out: a list of `Statement`, or the error a person can act on.
+//! It must not run anything nor know the state of the proxy. Beside the console's own commands it knows the
+//! few statements that drivers and pools send unasked (SET, BEGIN, `SELECT version()`, ...), so that any
+//! PostgreSQL client can be pointed at the console.
+
+use crate::wire::error::{PgError, SqlState};
+
+/// A table of the console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// Backends, one a row.
+    Backends,
+    /// Sessions of clients.
+    Clients,
+    /// Every option in force.
+    Config,
+    /// The last events of the topology.
+    Events,
+    /// The commands.
+    Help,
+    /// Nodes as the probers see them.
+    Nodes,
+    /// Pools of backends.
+    Pools,
+    /// Counters and latencies since the start.
+    Stats,
+    /// The topology in one row.
+    Topology,
+    /// The version of pgsteer.
+    Version,
+}
+
+/// The words after SHOW, what they mean, and the line in SHOW HELP.
+pub const SHOWS: &[(&str, Show, &str)] = &[
+    ("NODES", Show::Nodes, "each node: role, health, why it is read from or not, lag, what runs on it"),
+    ("TOPOLOGY", Show::Topology, "which node is the primary, since which epoch, on which timeline"),
+    ("POOLS", Show::Pools, "backends of each node, database and user: idle, leased, waited for"),
+    ("CLIENTS", Show::Clients, "the sessions: who, from where, in which state, on which node"),
+    ("BACKENDS", Show::Backends, "the server connections: pid, node, age, state"),
+    ("STATS", Show::Stats, "counters and latencies since the start"),
+    ("EVENTS", Show::Events, "what changed in the topology, when and why; newest last"),
+    ("CONFIG", Show::Config, "every option: its value, its default, what a reload does with it"),
+    ("VERSION", Show::Version, "the version of pgsteer"),
+    ("HELP", Show::Help, "this list"),
+];
+
+/// One statement, ready to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// Opens a transaction block, which means nothing here but is answered as a server would.
+    Begin,
+    /// Ends the block.
+    Commit,
+    /// One row, one column: what drivers ask (`SELECT version()`, `SHOW transaction_isolation`).
+    Constant(Constant),
+    /// Ends the session of this number (SHOW CLIENTS).
+    Kill(u64),
+    /// Accepted without effect; the text is the command tag.
+    Quiet(&'static str),
+    /// Reads the configuration file again.
+    Reload,
+    /// Ends the block.
+    Rollback,
+    /// A table.
+    Show(Show),
+}
+
+/// A value that a driver asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Constant {
+    /// `SELECT pg_backend_pid()`
+    BackendPid,
+    /// `SELECT current_database()`
+    Database,
+    /// `SELECT pg_is_in_recovery()`
+    InRecovery,
+    /// `SELECT 1` and other whole numbers
+    Number(i64),
+    /// `SHOW name` of a parameter: heading and value
+    Parameter(&'static str, &'static str),
+    /// `SELECT current_schema()`
+    Schema,
+    /// `SELECT pg_advisory_unlock_all()`, which connection pools send at hand-back
+    UnlockAll,
+    /// `SELECT current_user`
+    User,
+    /// `SELECT version()`
+    Version,
+}
+
+/// The version of PostgreSQL whose behaviour the console shows to clients that adapt to it. psql compares
+/// the major version with its own and warns when the server's is newer, so it is not the newest.
+pub const SERVER_VERSION: &str = concat!("15.0 (pgsteer ", env!("CARGO_PKG_VERSION"), ")");
+
+/// Parameters that SHOW answers, because drivers and pools ask for them. Those reported at login are among
+/// them.
+pub const PARAMETERS: &[(&str, &str)] = &[
+    ("application_name", ""),
+    ("client_encoding", "UTF8"),
+    ("DateStyle", "ISO, MDY"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("extra_float_digits", "1"),
+    ("in_hot_standby", "off"),
+    ("integer_datetimes", "on"),
+    ("IntervalStyle", "postgres"),
+    ("is_superuser", "off"),
+    ("max_identifier_length", "63"),
+    ("search_path", "\"$user\", public"),
+    ("server_encoding", "UTF8"),
+    ("server_version", SERVER_VERSION),
+    ("server_version_num", "150000"),
+    ("standard_conforming_strings", "on"),
+    ("statement_timeout", "0"),
+    ("TimeZone", "UTC"),
+    ("transaction_isolation", "read committed"),
+    ("transaction_read_only", "off"),
+];
+
+/// Parses all statements of `text`. Nothing is run when any of them is wrong, as on a server.
+pub fn parse(text: &str) -> Result<Vec<Statement>, PgError> {
+    let mut statements = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (tokens, after) = scan(rest)?;
+        if !tokens.is_empty() {
+            let typed = rest.get(..rest.len() - after.len()).unwrap_or(rest);
+            statements.push(statement(&tokens, typed)?);
+        }
+        rest = after;
+    }
+    Ok(statements)
+}
+
+/// What a client typed, shortened for an error: one line, at most 80 characters.
+fn shorten(typed: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    let line = typed.trim().trim_end_matches(';').split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= CHARS_MAX {
+        return line;
+    }
+    let cut: String = line.chars().take(CHARS_MAX).collect();
+    format!("{cut}...")
+}
+
+fn unknown(typed: &str) -> PgError {
+    PgError::error(SqlState::SYNTAX_ERROR, format!("unknown command \"{}\"", shorten(typed)))
+        .with_hint("SHOW HELP lists the commands of this console.")
+}
+
+/// A token: as much of SQL as the statements above need.
+#[derive(Debug, PartialEq, Eq)]
+enum Token<'a> {
+    /// A word or number, or a name in double quotes.
+    Word(&'a str),
+    /// A string in single quotes, with its quotes.
+    Text(&'a str),
+    /// Anything else, one character.
+    Mark(char),
+}
+
+impl Token<'_> {
+    fn is(&self, word: &str) -> bool {
+        matches!(self, Self::Word(found) if found.eq_ignore_ascii_case(word))
+    }
+}
+
+/// The tokens up to the next semicolon outside quotes and comments, and the text behind it.
+fn scan(text: &str) -> Result<(Vec<Token<'_>>, &str), PgError> {
+    let mut tokens = Vec::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            ';' => return Ok((tokens, rest.get(1..).unwrap_or(""))),
+            '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => comment(rest).ok_or_else(|| unterminated("comment", rest))?,
+            '\'' | '"' => {
+                let length = quoted(rest, first).ok_or_else(|| unterminated("quoted text", rest))?;
+                let whole = rest.get(..length).unwrap_or(rest);
+                tokens.push(if first == '"' {
+                    Token::Word(whole.trim_matches('"'))
+                } else {
+                    Token::Text(whole)
+                });
+                length
+            }
+            _ if is_word(first) => {
+                let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+                tokens.push(Token::Word(rest.get(..length).unwrap_or(rest)));
+                length
+            }
+            _ => {
+                if !first.is_whitespace() {
+                    tokens.push(Token::Mark(first));
+                }
+                first.len_utf8()
+            }
+        };
+        rest = rest.get(length..).unwrap_or("");
+    }
+    Ok((tokens, ""))
+}
+
+fn unterminated(what: &str, rest: &str) -> PgError {
+    PgError::error(SqlState::SYNTAX_ERROR, format!("unterminated {what} at or near \"{}\"", shorten(rest)))
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
+}
+
+/// Length of quoted text including both quotes. A doubled quote stands for one inside the text.
+fn quoted(text: &str, quote: char) -> Option<usize> {
+    let mut chars = text.char_indices().skip(1).peekable();
+    while let Some((at, c)) = chars.next() {
+        if c == quote && chars.next_if(|(_, next)| *next == quote).is_none() {
+            return Some(at + c.len_utf8());
+        }
+    }
+    None
+}
+
+/// Length of a comment; comments nest.
+fn comment(text: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    loop {
+        let rest = text.get(at..)?;
+        if rest.starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if rest.starts_with("*/") {
+            depth -= 1;
+            at += 2;
+        } else {
+            at += rest.chars().next()?.len_utf8();
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
+fn statement(tokens: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
+    let (Some(Token::Word(first)), rest) = (tokens.first(), tokens.get(1..).unwrap_or_default()) else {
+        return Err(unknown(typed));
+    };
+    match first.to_ascii_uppercase().as_str() {
+        "SHOW" => show(rest),
+        "RELOAD" if rest.is_empty() => Some(Statement::Reload),
+        "KILL" => return kill(rest, typed),
+        "SELECT" => constant(rest).map(Statement::Constant),
+        "BEGIN" | "START" => Some(Statement::Begin),
+        "COMMIT" | "END" => Some(Statement::Commit),
+        "ROLLBACK" | "ABORT" => Some(Statement::Rollback),
+        "SET" => Some(Statement::Quiet("SET")),
+        "RESET" => Some(Statement::Quiet("RESET")),
+        "DISCARD" => Some(Statement::Quiet("DISCARD ALL")),
+        "DEALLOCATE" => Some(Statement::Quiet("DEALLOCATE")),
+        "CLOSE" => Some(Statement::Quiet("CLOSE CURSOR")),
+        "UNLISTEN" => Some(Statement::Quiet("UNLISTEN")),
+        _ => None,
+    }
+    .ok_or_else(|| unknown(typed))
+}
+
+fn show(rest: &[Token<'_>]) -> Option<Statement> {
+    let words: Vec<&str> = rest
+        .iter()
+        .map(|token| match token {
+            Token::Word(word) => Some(*word),
+            _ => None,
+        })
+        .collect::<Option<_>>()?;
+    let name = words.join(" ");
+    if let Some((_, table, _)) = SHOWS.iter().find(|(word, ..)| word.eq_ignore_ascii_case(&name)) {
+        return Some(Statement::Show(*table));
+    }
+    // The SQL standard's spellings of two parameters, as PostgreSQL's grammar has them.
+    let parameter = match name.to_ascii_lowercase().as_str() {
+        "transaction isolation level" => "transaction_isolation",
+        "time zone" => "TimeZone",
+        _ => name.as_str(),
+    };
+    let (name, value) = PARAMETERS.iter().find(|(known, _)| known.eq_ignore_ascii_case(parameter))?;
+    Some(Statement::Constant(Constant::Parameter(name, value)))
+}
+
+fn kill(rest: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
+    if let [Token::Word(number)] = rest
+        && let Ok(session) = number.parse()
+    {
+        return Ok(Statement::Kill(session));
+    }
+    Err(PgError::error(
+        SqlState::SYNTAX_ERROR,
+        format!("KILL needs the number of one session, not \"{}\"", shorten(typed)),
+    )
+    .with_hint("SHOW CLIENTS lists the sessions and their numbers."))
+}
+
+/// `SELECT what [AS name]`, where `what` is a whole number or a function drivers call.
+fn constant(rest: &[Token<'_>]) -> Option<Constant> {
+    let rest = match rest {
+        [Token::Word(schema), Token::Mark('.'), rest @ ..] if schema.eq_ignore_ascii_case("pg_catalog") => rest,
+        _ => rest,
+    };
+    let (Token::Word(what), rest) = (rest.first()?, rest.get(1..)?) else { return None };
+    let (call, rest) = match rest {
+        [Token::Mark('('), Token::Mark(')'), rest @ ..] => (true, rest),
+        _ => (false, rest),
+    };
+    match rest {
+        [] => {}
+        [as_word, Token::Word(_)] if as_word.is("as") => {}
+        _ => return None,
+    }
+    if !call && let Ok(number) = what.parse() {
+        return Some(Constant::Number(number));
+    }
+    match (what.to_ascii_lowercase().as_str(), call) {
+        ("current_database", true) | ("current_catalog", false) => Some(Constant::Database),
+        ("current_schema", _) => Some(Constant::Schema),
+        ("current_user" | "session_user" | "user", false) => Some(Constant::User),
+        ("pg_advisory_unlock_all", true) => Some(Constant::UnlockAll),
+        ("pg_backend_pid", true) => Some(Constant::BackendPid),
+        ("pg_is_in_recovery", true) => Some(Constant::InRecovery),
+        ("version", true) => Some(Constant::Version),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Statement {
+        let mut all = parse(text).unwrap_or_else(|error| panic!("{text}: {}", error.message));
+        assert_eq!(all.len(), 1, "{text}");
+        all.remove(0)
+    }
+
+    fn refused(text: &str) -> PgError {
+        match parse(text) {
+            Ok(statements) => panic!("{text} was taken as {statements:?}"),
+            Err(error) => error,
+        }
+    }
+
+    #[test]
+    fn every_table_is_found_in_any_case_with_or_without_semicolon() {
+        for (word, table, _) in SHOWS {
+            for text in [format!("SHOW {word}"), format!("  show\n{};", word.to_lowercase())] {
+                assert_eq!(one(&text), Statement::Show(*table), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn several_statements_in_one_string() {
+        assert_eq!(
+            parse(";; SHOW NODES; -- first\n RELOAD /* now; /* really */ */ ; kill 12;").unwrap(),
+            [Statement::Show(Show::Nodes), Statement::Reload, Statement::Kill(12)]
+        );
+        assert_eq!(parse(" ; -- nothing").unwrap(), []);
+    }
+
+    #[test]
+    fn a_semicolon_in_quotes_ends_nothing() {
+        assert_eq!(one("SET application_name = 'a;''b;'"), Statement::Quiet("SET"));
+        assert_eq!(one("SET \"a;b\" TO 1"), Statement::Quiet("SET"));
+    }
+
+    #[test]
+    fn what_drivers_send_is_understood() {
+        for (text, expected) in [
+            ("SET extra_float_digits = 3", Statement::Quiet("SET")),
+            ("BEGIN READ ONLY", Statement::Begin),
+            ("START TRANSACTION", Statement::Begin),
+            ("END", Statement::Commit),
+            ("ROLLBACK", Statement::Rollback),
+            ("DISCARD ALL", Statement::Quiet("DISCARD ALL")),
+            ("DEALLOCATE ALL", Statement::Quiet("DEALLOCATE")),
+            ("select pg_catalog.version()", Statement::Constant(Constant::Version)),
+            ("SELECT 1", Statement::Constant(Constant::Number(1))),
+            ("SELECT 1 AS alive", Statement::Constant(Constant::Number(1))),
+            ("SELECT current_schema()", Statement::Constant(Constant::Schema)),
+            (
+                "show transaction isolation level",
+                Statement::Constant(Constant::Parameter("transaction_isolation", "read committed")),
+            ),
+            ("SHOW datestyle", Statement::Constant(Constant::Parameter("DateStyle", "ISO, MDY"))),
+        ] {
+            assert_eq!(one(text), expected, "{text}");
+        }
+        // asyncpg at hand-back, in one string.
+        let reset = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
+        assert_eq!(parse(reset).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn an_unknown_command_is_named_with_a_hint() {
+        for text in
+            ["FOO BAR;", "SHOW", "SHOW NODES NOW", "SHOW 'nodes'", "SELECT * FROM t", "RELOAD NOW", "42", "(", "é"]
+        {
+            let error = refused(text);
+            assert_eq!(error.code, SqlState::SYNTAX_ERROR, "{text}");
+            assert!(error.message.contains(text.trim_end_matches(';')), "{text}: {}", error.message);
+            assert!(error.hint.as_deref().unwrap().contains("SHOW HELP"));
+        }
+        assert!(refused("KILL everybody").hint.unwrap().contains("SHOW CLIENTS"));
+        assert!(refused("KILL -1").message.contains("KILL -1"));
+    }
+
+    #[test]
+    fn an_error_anywhere_means_that_nothing_is_run() {
+        refused("RELOAD; SHOW NODEZ");
+    }
+
+    #[test]
+    fn long_or_broken_text_is_shortened_in_the_error() {
+        let error = refused(&"é\n ".repeat(5000));
+        assert!(error.message.len() < 300, "{}", error.message);
+        assert!(refused("SET a = 'open").message.starts_with("unterminated quoted text"));
+        assert!(refused("/* open").message.starts_with("unterminated comment"));
+    }
+}
