@@ -1,0 +1,13 @@
+//! Integration tests: the real program in front of real clusters, as one binary.
+//! `harness` holds everything that is not a test.
+#![expect(clippy::disallowed_methods, reason = "tests spawn freely: their runtime ends with them")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed helper is a failed test"
+)]
+
+#[allow(dead_code, reason = "a toolbox: not every tool is in use at every time")]
+mod harness;
+mod harness_self;
