@@ -1,0 +1,119 @@
+# Shared by the scripts of this folder; sourced, never run.
+# shellcheck shell=bash
+
+say() { printf '== %s\n' "$*" >&2; }
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+is_root() { [ "$(id -u)" = 0 ]; }
+
+# Installs Debian packages; asks the person to do it when we may not.
+apt_install() {
+    if ! command -v apt-get >/dev/null; then
+        die "please install by hand (this is no Debian-like system): $*"
+    fi
+    if ! is_root; then
+        die "please run: sudo apt-get install -y $*"
+    fi
+    say "installing $*"
+    if [ -z "${apt_updated:-}" ]; then
+        apt-get update -qq || say "the package lists could not all be refreshed; trying with what is there"
+        apt_updated=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# The newest folder that holds a server's programs; empty when there is none.
+postgres_bindir() {
+    local dir
+    dir=$(find /usr/lib/postgresql /usr/local/pgsql -maxdepth 3 -name initdb 2>/dev/null | sort -V | tail -n 1)
+    if [ -n "$dir" ]; then
+        dirname "$dir"
+    elif command -v pg_config >/dev/null && [ -x "$(pg_config --bindir)/initdb" ]; then
+        pg_config --bindir
+    fi
+}
+
+# Server and client programs: initdb, postgres, pg_basebackup, pg_rewind, pgbench, psql.
+need_postgres() {
+    local dir
+    dir=$(postgres_bindir)
+    if [ -n "$dir" ] && [ -x "$dir/pg_basebackup" ] && [ -x "$dir/pgbench" ] && command -v psql >/dev/null; then
+        return
+    fi
+    # The package would start a server of its own at once, which nobody asked for.
+    if is_root && [ -d /etc ] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    fi
+    apt_install postgresql postgresql-contrib postgresql-client
+    [ -n "$(postgres_bindir)" ] || die "no PostgreSQL server programs were found after the installation"
+}
+
+# A C compiler is what the TLS library and the allocator are built with.
+need_rust() {
+    if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
+        PATH="$HOME/.cargo/bin:$PATH"
+    fi
+    if ! command -v cargo >/dev/null; then
+        die "no Rust toolchain; install one with rustup (https://rustup.rs), then run this again"
+    fi
+    local have
+    have=$(cargo --version | sed 's/^cargo 1\.\([0-9]*\).*/\1/')
+    if [ "$have" -lt 95 ]; then
+        die "Rust 1.95 or newer is needed, this is $(cargo --version); try: rustup update stable"
+    fi
+    local missing=()
+    command -v cc >/dev/null || missing+=(build-essential)
+    command -v cmake >/dev/null || missing+=(cmake)
+    if [ ${#missing[@]} -gt 0 ]; then
+        apt_install "${missing[@]}"
+    fi
+}
+
+# Prints the path of a release build of the tree given.
+release_build() {
+    say "building pgsteer (release)"
+    cargo build --release --locked --quiet --manifest-path "$1/Cargo.toml" >&2
+    printf '%s/release/pgsteer\n' "${CARGO_TARGET_DIR:-$1/target}"
+}
+
+# PostgreSQL refuses to run as root: its programs run as this account then.
+as_postgres() {
+    if is_root; then
+        runuser -u postgres -- "$@"
+    else
+        "$@"
+    fi
+}
+
+own_by_postgres() {
+    if is_root; then
+        chown -R postgres "$@"
+    fi
+}
+
+# A TCP port nobody listens on, outside the range from which the kernel takes client ports.
+free_port() {
+    local port
+    while :; do
+        port=$((10000 + RANDOM % 20000))
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+            printf '%s\n' "$port"
+            return
+        fi
+    done
+}
+
+# wait_until SECONDS COMMAND...: runs the command until it succeeds or the time is over.
+wait_until() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@" 2>/dev/null; do
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        sleep 0.05
+    done
+}

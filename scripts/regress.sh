@@ -1,0 +1,229 @@
+#!/usr/bin/env bash
+# PostgreSQL's own regression and isolation suites, run directly and through pgsteer in session mode.
+# The two runs must not differ in a single line.
+#
+#   scripts/regress.sh                 both suites, direct and proxied, compared
+#   scripts/regress.sh --direct-only   only the baseline (needs no pgsteer)
+#   scripts/regress.sh --regress       only the regression suite
+#   scripts/regress.sh --isolation     only the isolation suite
+#
+# PGSTEER=path          the program under test (default: a release build of this tree)
+# PGSTEER_PGBIN=path    the server's programs (default: the newest /usr/lib/postgresql/*/bin)
+# PGSTEER_REGRESS_DIR   where sources and tools are kept between runs (default: under the temp folder)
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/lib.sh
+. "$here/scripts/lib.sh"
+
+direct_only=no
+suites=(regress isolation)
+for arg in "$@"; do
+    case $arg in
+        --direct-only) direct_only=yes ;;
+        --regress) suites=(regress) ;;
+        --isolation) suites=(isolation) ;;
+        -h | --help)
+            sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            exit 0
+            ;;
+        *) die "unknown argument $arg" ;;
+    esac
+done
+
+need_postgres
+bindir=${PGSTEER_PGBIN:-$(postgres_bindir)}
+version=$("$bindir/postgres" --version | sed 's/^[^0-9]*\([0-9.]*\).*/\1/')
+major=${version%%.*}
+cache=${PGSTEER_REGRESS_DIR:-${TMPDIR:-/tmp}/pgsteer-regress}
+tree=$cache/postgresql-$version
+mkdir -p "$cache"
+
+# ---- sources and tools -------------------------------------------------------------------------
+
+# Source entries made from the machine's own package sources, in a folder of their own, so that
+# nothing of the machine's set-up changes.
+write_source_entries() {
+    local to=$1 file
+    mkdir -p "$to"
+    for file in /etc/apt/sources.list.d/*.sources; do
+        if [ -f "$file" ] && grep -q '^URIs:.*debian' "$file"; then
+            sed 's/^Types:.*/Types: deb-src/' "$file" >"$to/$(basename "$file")"
+        fi
+    done
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+        [ -f "$file" ] || continue
+        sed -n '/debian/s/^deb /deb-src /p' "$file" >>"$to/from-lists.list"
+    done
+}
+
+fetch_sources() {
+    [ -f "$tree/configure" ] && return
+    local package apt
+    package=$(dpkg-query -W -f '${source:Version}' "postgresql-$major") ||
+        die "the sources come from Debian's package, but postgresql-$major is not installed from one"
+    say "fetching the sources of postgresql-$major $package"
+    write_source_entries "$cache/apt.d"
+    mkdir -p "$cache/lists/partial" "$cache/download"
+    apt=(-qq -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$cache/apt.d"
+        -o "Dir::State::lists=$cache/lists" -o APT::Sandbox::User=root)
+    apt-get "${apt[@]}" update
+    (cd "$cache/download" && apt-get "${apt[@]}" --download-only source "postgresql-$major=$package")
+    tar -xf "$cache"/download/postgresql-"$major"_"$version".orig.tar.* -C "$cache"
+}
+
+build_tools() {
+    [ -f "$tree/.pgsteer-built" ] && return
+    say "building pg_regress and isolationtester (about two minutes)"
+    # Only test tools and regress.so come out of this: libraries the server was built with do not matter.
+    (
+        cd "$tree"
+        ./configure --quiet --without-readline --without-zlib CFLAGS=-O1 >configure.out 2>&1
+        make -s -j"$(nproc)" -C src/backend generated-headers
+        make -s -j"$(nproc)" -C src/test/regress all
+        make -s -j"$(nproc)" -C src/test/isolation all
+    ) >"$cache/build.log" 2>&1 || die "the build failed; see $cache/build.log"
+    touch "$tree/.pgsteer-built"
+}
+
+# ---- one server and one proxy ------------------------------------------------------------------
+
+run=$(mktemp -d "${TMPDIR:-/tmp}/pgsteer-regress-run.XXXXXX")
+chmod 755 "$run"
+proxy_pid=
+
+# shellcheck disable=SC2317 # called by the trap
+stop_all() {
+    if [ -n "$proxy_pid" ]; then
+        kill "$proxy_pid" 2>/dev/null || true
+        wait "$proxy_pid" 2>/dev/null || true
+    fi
+    if [ -f "$run/data/postmaster.pid" ]; then
+        as_postgres "$bindir/pg_ctl" -D "$run/data" -m immediate -w stop >/dev/null || true
+    fi
+    rm -rf "$run"
+}
+trap stop_all EXIT
+trap 'exit 130' INT TERM
+
+start_server() {
+    server_port=$(free_port)
+    mkdir "$run/socket"
+    own_by_postgres "$run"
+    as_postgres "$bindir/initdb" -D "$run/data" -U postgres -A trust --no-locale -E UTF8 -N >"$run/initdb.log"
+    cat >>"$run/data/postgresql.conf" <<CONF
+listen_addresses = '127.0.0.1'
+port = $server_port
+unix_socket_directories = '$run/socket'
+fsync = off
+max_connections = 100
+max_prepared_transactions = 10
+CONF
+    as_postgres "$bindir/pg_ctl" -D "$run/data" -l "$run/server.log" -w start >/dev/null
+}
+
+start_proxy() {
+    proxy_port=$(free_port)
+    local http
+    http=$(free_port)
+    cat >"$run/proxy.toml" <<CONF
+[cluster]
+nodes = ["127.0.0.1:$server_port"]
+state_file = "$run/state"
+tls = { mode = "off" }
+[cluster.monitor]
+user = "postgres"
+[auth]
+source = "trust"
+[[listen]]
+address = "127.0.0.1:$proxy_port"
+role = "primary"
+[pool]
+mode = "session"
+size = 60
+[admin]
+http = "127.0.0.1:$http"
+CONF
+    "$pgsteer" run -c "$run/proxy.toml" >"$run/proxy.log" 2>&1 &
+    proxy_pid=$!
+    wait_until 30 curl -fsS -o /dev/null "http://127.0.0.1:$http/readyz" || {
+        tail -n 20 "$run/proxy.log" >&2
+        die "pgsteer did not become ready"
+    }
+}
+
+admin_sql() {
+    as_postgres "$bindir/psql" -X -q -v ON_ERROR_STOP=1 -h "$run/socket" -p "$server_port" -U postgres "$@"
+}
+
+# What pg_regress sets on a database that it creates itself.
+fresh_database() {
+    admin_sql -d postgres -c "DROP DATABASE IF EXISTS $1" -c "CREATE DATABASE $1 TEMPLATE template0"
+    local setting
+    for setting in "lc_messages TO 'C'" "lc_monetary TO 'C'" "lc_numeric TO 'C'" "lc_time TO 'C'" \
+        "bytea_output TO 'hex'" "timezone_abbreviations TO 'Default'"; do
+        admin_sql -d postgres -c "ALTER DATABASE $1 SET $setting"
+    done
+}
+
+# Roles and tablespaces outlive the database of a run that went wrong.
+drop_leftovers() {
+    admin_sql -d postgres -At -c "SELECT format('DROP TABLESPACE IF EXISTS %I', spcname)
+        FROM pg_tablespace WHERE spcname LIKE 'regress%'" | admin_sql -d postgres
+    admin_sql -d postgres -At -c "SELECT format('DROP ROLE IF EXISTS %I', rolname)
+        FROM pg_roles WHERE rolname LIKE 'regress%'" | admin_sql -d postgres || true
+}
+
+# ---- runs --------------------------------------------------------------------------------------
+
+# run_suite SUITE LABEL PORT: exits 0 when the suite passed; its output stays in $cache/LABEL-SUITE.
+run_suite() {
+    local suite=$1 label=$2 port=$3 out tester database schedule start=$SECONDS result=0
+    out=$cache/$label-$suite
+    rm -rf "$out"
+    mkdir -p "$out"
+    own_by_postgres "$out"
+    case $suite in
+        regress) tester=pg_regress database=regression schedule=parallel_schedule ;;
+        isolation) tester=pg_isolation_regress database=isolation_regression schedule=isolation_schedule ;;
+    esac
+    fresh_database "$database"
+    say "$suite suite, $label"
+    as_postgres env -C "$tree/src/test/$suite" PATH="$bindir:$PATH" "./$tester" \
+        --inputdir=. --outputdir="$out" --bindir="$bindir" --dlpath="$tree/src/test/regress" \
+        --host=127.0.0.1 --port="$port" --user=postgres --use-existing --dbname="$database" \
+        --max-concurrent-tests=20 --schedule="./$schedule" >"$out/summary" 2>&1 || result=$?
+    sed -n '/^ \(All\|[0-9]* of\) /p' "$out/summary"
+    say "$suite suite, $label: $((SECONDS - start)) s, exit $result"
+    admin_sql -d postgres -c "DROP DATABASE $database"
+    drop_leftovers
+    return "$result"
+}
+
+fetch_sources
+build_tools
+chmod -R a+rX "$tree"
+start_server
+if [ $direct_only = no ]; then
+    pgsteer=${PGSTEER:-$(release_build "$here")}
+    start_proxy
+fi
+
+failed=0
+for suite in "${suites[@]}"; do
+    run_suite "$suite" direct "$server_port" || say "note: the direct run has differences of its own"
+    [ $direct_only = yes ] && continue
+    run_suite "$suite" proxied "$proxy_port" || true
+    if diff -r "$cache/direct-$suite/results" "$cache/proxied-$suite/results" >"$cache/$suite.diff"; then
+        say "$suite suite: the proxied run differs in nothing from the direct one"
+    else
+        say "$suite suite: DIFFERENCES, see $cache/$suite.diff"
+        head -n 60 "$cache/$suite.diff"
+        failed=1
+    fi
+done
+if [ -n "$proxy_pid" ] && ! kill -0 "$proxy_pid" 2>/dev/null; then
+    tail -n 20 "$run/proxy.log" >&2
+    die "pgsteer ended during the run"
+fi
+exit $failed
