@@ -48,7 +48,8 @@ impl Proxy {
         let err = out.try_clone().map_err(DemoError::io("opening the log twice"))?;
         let mut command = Command::new(program);
         command.arg("run").arg("-c").arg(&config);
-        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        // By its working directory the folder's guard finds it.
+        command.current_dir(dir).stdin(Stdio::null()).stdout(out).stderr(err);
         for (name, _) in std::env::vars_os() {
             // A setting in our own environment would override the file.
             if name.to_string_lossy().starts_with("PGSTEER__") {
