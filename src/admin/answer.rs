@@ -337,7 +337,11 @@ impl QueryParser for Parser {
         Ok(Vec::new())
     }
 
-    fn get_result_schema(&self, statement: &Prepared, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
+    fn get_result_schema(
+        &self,
+        statement: &Prepared,
+        format: Option<&Format>,
+    ) -> PgWireResult<Vec<FieldInfo>> {
         Ok(fields(Answerer::columns(statement), format.unwrap_or(&Format::UnifiedText)))
     }
 }

@@ -5,6 +5,7 @@
 //! few statements that drivers and pools send unasked (SET, BEGIN, `SELECT version()`, ...), so that any
 //! PostgreSQL client can be pointed at the console.
 
+use crate::sql::lexer::{Lexer, Token};
 use crate::wire::error::{PgError, SqlState};
 
 /// A table of the console.
@@ -122,16 +123,27 @@ pub const PARAMETERS: &[(&str, &str)] = &[
 /// Parses all statements of `text`. Nothing is run when any of them is wrong, as on a server.
 pub fn parse(text: &str) -> Result<Vec<Statement>, PgError> {
     let mut statements = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (tokens, after) = scan(rest)?;
-        if !tokens.is_empty() {
-            let typed = rest.get(..rest.len() - after.len()).unwrap_or(rest);
-            statements.push(statement(&tokens, typed)?);
+    let mut tokens = Vec::new();
+    let mut lexer = Lexer::new(text.as_bytes(), true);
+    let mut start = 0;
+    loop {
+        match lexer.next() {
+            Some(Token::Odd) => {
+                let rest = shorten(text.get(start..).unwrap_or(text));
+                let message = format!("unterminated text or comment in \"{rest}\"");
+                return Err(PgError::error(SqlState::SYNTAX_ERROR, message));
+            }
+            Some(Token::Semicolon) | None if !tokens.is_empty() => {
+                let typed = text.get(start..lexer.position()).unwrap_or(text);
+                statements.push(statement(&tokens, typed)?);
+                tokens.clear();
+                start = lexer.position();
+            }
+            Some(Token::Semicolon) => start = lexer.position(),
+            None => return Ok(statements),
+            Some(token) => tokens.push(token),
         }
-        rest = after;
     }
-    Ok(statements)
 }
 
 /// What a client typed, shortened for an error: one line, at most 80 characters.
@@ -150,101 +162,16 @@ fn unknown(typed: &str) -> PgError {
         .with_hint("SHOW HELP lists the commands of this console.")
 }
 
-/// A token: as much of SQL as the statements above need.
-#[derive(Debug, PartialEq, Eq)]
-enum Token<'a> {
-    /// A word or number, or a name in double quotes.
-    Word(&'a str),
-    /// A string in single quotes, with its quotes.
-    Text(&'a str),
-    /// Anything else, one character.
-    Mark(char),
-}
-
-impl Token<'_> {
-    fn is(&self, word: &str) -> bool {
-        matches!(self, Self::Word(found) if found.eq_ignore_ascii_case(word))
-    }
-}
-
-/// The tokens up to the next semicolon outside quotes and comments, and the text behind it.
-fn scan(text: &str) -> Result<(Vec<Token<'_>>, &str), PgError> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let length = match first {
-            ';' => return Ok((tokens, rest.get(1..).unwrap_or(""))),
-            '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-            '/' if rest.starts_with("/*") => comment(rest).ok_or_else(|| unterminated("comment", rest))?,
-            '\'' | '"' => {
-                let length = quoted(rest, first).ok_or_else(|| unterminated("quoted text", rest))?;
-                let whole = rest.get(..length).unwrap_or(rest);
-                tokens.push(if first == '"' {
-                    Token::Word(whole.trim_matches('"'))
-                } else {
-                    Token::Text(whole)
-                });
-                length
-            }
-            _ if is_word(first) => {
-                let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-                tokens.push(Token::Word(rest.get(..length).unwrap_or(rest)));
-                length
-            }
-            _ => {
-                if !first.is_whitespace() {
-                    tokens.push(Token::Mark(first));
-                }
-                first.len_utf8()
-            }
-        };
-        rest = rest.get(length..).unwrap_or("");
-    }
-    Ok((tokens, ""))
-}
-
-fn unterminated(what: &str, rest: &str) -> PgError {
-    PgError::error(SqlState::SYNTAX_ERROR, format!("unterminated {what} at or near \"{}\"", shorten(rest)))
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_' || c == '$'
-}
-
-/// Length of quoted text including both quotes. A doubled quote stands for one inside the text.
-fn quoted(text: &str, quote: char) -> Option<usize> {
-    let mut chars = text.char_indices().skip(1).peekable();
-    while let Some((at, c)) = chars.next() {
-        if c == quote && chars.next_if(|(_, next)| *next == quote).is_none() {
-            return Some(at + c.len_utf8());
-        }
-    }
-    None
-}
-
-/// Length of a comment; comments nest.
-fn comment(text: &str) -> Option<usize> {
-    let mut depth = 0_usize;
-    let mut at = 0;
-    loop {
-        let rest = text.get(at..)?;
-        if rest.starts_with("/*") {
-            depth += 1;
-            at += 2;
-        } else if rest.starts_with("*/") {
-            depth -= 1;
-            at += 2;
-        } else {
-            at += rest.chars().next()?.len_utf8();
-        }
-        if depth == 0 {
-            return Some(at);
-        }
+/// The text of a word, quoted name or number, which is what the console's commands are made of.
+fn word<'a>(token: &Token<'a>) -> Option<&'a str> {
+    match token {
+        Token::Number(text) | Token::QuotedName(text) | Token::Word(text) => std::str::from_utf8(text).ok(),
+        _ => None,
     }
 }
 
 fn statement(tokens: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
-    let (Some(Token::Word(first)), rest) = (tokens.first(), tokens.get(1..).unwrap_or_default()) else {
+    let (Some(first), rest) = (tokens.first().and_then(word), tokens.get(1..).unwrap_or_default()) else {
         return Err(unknown(typed));
     };
     match first.to_ascii_uppercase().as_str() {
@@ -267,14 +194,7 @@ fn statement(tokens: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
 }
 
 fn show(rest: &[Token<'_>]) -> Option<Statement> {
-    let words: Vec<&str> = rest
-        .iter()
-        .map(|token| match token {
-            Token::Word(word) => Some(*word),
-            _ => None,
-        })
-        .collect::<Option<_>>()?;
-    let name = words.join(" ");
+    let name = rest.iter().map(word).collect::<Option<Vec<_>>>()?.join(" ");
     if let Some((_, table, _)) = SHOWS.iter().find(|(word, ..)| word.eq_ignore_ascii_case(&name)) {
         return Some(Statement::Show(*table));
     }
@@ -289,8 +209,8 @@ fn show(rest: &[Token<'_>]) -> Option<Statement> {
 }
 
 fn kill(rest: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
-    if let [Token::Word(number)] = rest
-        && let Ok(session) = number.parse()
+    if let [number] = rest
+        && let Some(Ok(session)) = word(number).map(str::parse)
     {
         return Ok(Statement::Kill(session));
     }
@@ -304,17 +224,18 @@ fn kill(rest: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
 /// `SELECT what [AS name]`, where `what` is a whole number or a function drivers call.
 fn constant(rest: &[Token<'_>]) -> Option<Constant> {
     let rest = match rest {
-        [Token::Word(schema), Token::Mark('.'), rest @ ..] if schema.eq_ignore_ascii_case("pg_catalog") => rest,
+        [schema, Token::Mark(b'.'), rest @ ..] if schema.is("pg_catalog") => rest,
         _ => rest,
     };
-    let (Token::Word(what), rest) = (rest.first()?, rest.get(1..)?) else { return None };
+    let (what, rest) = rest.split_first()?;
+    let what = word(what)?;
     let (call, rest) = match rest {
-        [Token::Mark('('), Token::Mark(')'), rest @ ..] => (true, rest),
+        [Token::Mark(b'('), Token::Mark(b')'), rest @ ..] => (true, rest),
         _ => (false, rest),
     };
     match rest {
         [] => {}
-        [as_word, Token::Word(_)] if as_word.is("as") => {}
+        [as_word, name] if word(name).is_some() && as_word.is("as") => {}
         _ => return None,
     }
     if !call && let Ok(number) = what.parse() {
@@ -402,9 +323,17 @@ mod tests {
 
     #[test]
     fn an_unknown_command_is_named_with_a_hint() {
-        for text in
-            ["FOO BAR;", "SHOW", "SHOW NODES NOW", "SHOW 'nodes'", "SELECT * FROM t", "RELOAD NOW", "42", "(", "é"]
-        {
+        for text in [
+            "FOO BAR;",
+            "SHOW",
+            "SHOW NODES NOW",
+            "SHOW 'nodes'",
+            "SELECT * FROM t",
+            "RELOAD NOW",
+            "42",
+            "(",
+            "é",
+        ] {
             let error = refused(text);
             assert_eq!(error.code, SqlState::SYNTAX_ERROR, "{text}");
             assert!(error.message.contains(text.trim_end_matches(';')), "{text}: {}", error.message);
@@ -423,7 +352,8 @@ mod tests {
     fn long_or_broken_text_is_shortened_in_the_error() {
         let error = refused(&"é\n ".repeat(5000));
         assert!(error.message.len() < 300, "{}", error.message);
-        assert!(refused("SET a = 'open").message.starts_with("unterminated quoted text"));
-        assert!(refused("/* open").message.starts_with("unterminated comment"));
+        for open in ["SET a = 'open", "SHOW \"NODES", "SHOW NODES /* open"] {
+            assert!(refused(open).message.starts_with("unterminated"), "{open}");
+        }
     }
 }

@@ -5,6 +5,8 @@
 //! (`answer`). The protocol's state machine is pgwire's; message framing, sizes and waiting are ours, so that
 //! an idle connection holds no buffer: pgwire's `Framed` (two of 8 kB) lives only while messages are answered.
 
+mod body;
+
 use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
@@ -15,7 +17,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use pgwire::api::{ClientInfo, DefaultClient, NoopHandler, PgWireConnectionState};
-use pgwire::error::{ErrorInfo, PgWireError};
+use pgwire::error::PgWireError;
 use pgwire::messages::{PgWireBackendMessage, ProtocolVersion};
 use pgwire::tokio::server::{PgWireMessageServerCodec, process_error, process_message};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -25,6 +27,7 @@ use tracing::debug;
 use super::AdminState;
 use super::answer::{Answerer, Prepared};
 use super::command::{PARAMETERS, SERVER_VERSION};
+use crate::metrics::{Gauge, Metrics};
 use crate::wire::error::{PgError, SqlState};
 use crate::wire::{encode, frame};
 
@@ -65,6 +68,7 @@ where
         _ => return,
     }
     drop(hello);
+    let _counted = Counted::new(&state);
     let answerer = Arc::new(Answerer::new(login, Arc::clone(&state)));
     let mut parts = FramedParts::new::<PgWireBackendMessage>(stream, codec());
     parts.read_buf = leftover;
@@ -106,6 +110,22 @@ where
         let _ = tokio::time::timeout(Duration::from_secs(1), write(&mut parts.io, &out)).await;
     }
     None
+}
+
+/// Counts the connection while it lives, also when its task is dropped at shutdown.
+struct Counted(Arc<Metrics>);
+
+impl Counted {
+    fn new(state: &AdminState) -> Self {
+        state.metrics.control().raise(Gauge::ConsoleSessions);
+        Self(Arc::clone(&state.metrics))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.control().lower(Gauge::ConsoleSessions);
+    }
 }
 
 async fn write<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
@@ -190,8 +210,8 @@ fn whole_message(buf: &[u8]) -> Result<Option<u8>, PgError> {
             format!("invalid frontend message type {tag}"),
         ));
     }
-    let header = frame::header(buf)
-        .map_err(|bad| PgError::fatal(SqlState::PROTOCOL_VIOLATION, bad.to_string()))?;
+    let header =
+        frame::header(buf).map_err(|bad| PgError::fatal(SqlState::PROTOCOL_VIOLATION, bad.to_string()))?;
     let Some(header) = header else { return Ok(None) };
     if header.len > MESSAGE_BYTES_MAX {
         return Err(PgError::fatal(
@@ -200,7 +220,11 @@ fn whole_message(buf: &[u8]) -> Result<Option<u8>, PgError> {
         )
         .with_detail(format!("The limit is {MESSAGE_BYTES_MAX} bytes.")));
     }
-    Ok((buf.len() >= header.len).then_some(header.tag))
+    let Some(body) = buf.get(frame::HEADER_LEN..header.len) else { return Ok(None) };
+    if !body::is_well_formed(header.tag, body) {
+        return Err(PgError::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message format"));
+    }
+    Ok(Some(header.tag))
 }
 
 /// Reads what is there into `buf`, which grows by no more than that; 0 at the end of the stream.
@@ -224,12 +248,17 @@ where
     while let Ok(Some(tag)) = whole_message(framed.read_buffer())
         && tag != b'X'
     {
-        let failed = if tag == b'F' {
-            skip(framed.read_buffer_mut());
-            let text = "the console has no functions to call";
-            Err((PgError::error(SqlState::FEATURE_NOT_SUPPORTED, text).into(), false))
-        } else {
-            handle(&mut framed, Arc::clone(&answerer)).await
+        let failed = match tag {
+            b'F' => {
+                skip(framed.read_buffer_mut());
+                let text = "the console has no functions to call";
+                Err((PgError::error(SqlState::FEATURE_NOT_SUPPORTED, text).into(), false))
+            }
+            b'c' | b'd' | b'f' => {
+                skip(framed.read_buffer_mut());
+                Ok(())
+            }
+            _ => handle(&mut framed, Arc::clone(&answerer)).await,
         };
         if let Err((error, wait_for_sync)) = failed {
             let ends = error.is_fatal();
@@ -254,8 +283,8 @@ where
 {
     let message = match framed.next().await {
         Some(Ok(message)) => message,
-        // A body that does not follow the protocol: what comes after it cannot be trusted.
-        Some(Err(error)) => return Err((fatal(&error), false)),
+        // Not expected of a checked message; its errors are fatal.
+        Some(Err(error)) => return Err((error, false)),
         None => return Err((PgWireError::IoError(std::io::ErrorKind::UnexpectedEof.into()), false)),
     };
     let wait_for_sync = message.is_extended_query();
@@ -264,14 +293,6 @@ where
     process_message(message, framed, auth, Arc::clone(&answerer), answerer, copy, cancel)
         .await
         .map_err(|error| (error, wait_for_sync))
-}
-
-fn fatal(error: &PgWireError) -> PgWireError {
-    PgWireError::UserError(Box::new(ErrorInfo::new(
-        "FATAL".to_owned(),
-        SqlState::PROTOCOL_VIOLATION.to_string(),
-        format!("malformed message: {error}"),
-    )))
 }
 
 /// Drops the message at the front.

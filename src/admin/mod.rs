@@ -6,8 +6,12 @@
 pub mod answer;
 pub mod command;
 pub mod console;
+#[cfg(test)]
+mod fixture;
+pub mod http;
 pub mod report;
 pub mod show;
+pub mod status;
 pub mod table;
 
 use std::sync::Arc;
@@ -20,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::config::Settings;
 use crate::drain::Tasks;
+use crate::metrics::Metrics;
 use crate::topology::{EventLog, Store};
 
 /// Everything the console and the HTTP listener may look at.
@@ -30,6 +35,8 @@ pub struct AdminState {
     pub store: Arc<Store>,
     /// What happened to it.
     pub events: Arc<EventLog>,
+    /// What is counted and timed.
+    pub metrics: Arc<Metrics>,
     /// Where orders go.
     pub commands: mpsc::Sender<Command>,
     /// Tells console and HTTP connections to end.
@@ -40,6 +47,35 @@ pub struct AdminState {
     pub pulses: Vec<Arc<Pulse>>,
     /// When the process began to serve.
     pub started: SystemTime,
+}
+
+/// Whether clients can be served now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// Why not; empty when they can.
+    pub reasons: Vec<String>,
+    /// What a person should look at although they can.
+    pub warnings: Vec<String>,
+}
+
+impl AdminState {
+    /// Whether clients can be served now: the listeners accept and a primary takes writes.
+    pub fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        if self.tasks.is_stopping() {
+            reasons.push("shutting down".to_owned());
+        } else if !self.listening.load(Ordering::Relaxed) {
+            reasons.push("not accepting clients".to_owned());
+        }
+        let topology = self.store.load();
+        if topology.writable_primary().is_none() {
+            reasons.push(match topology.primary.and_then(|id| topology.node(id)) {
+                Some(node) => format!("the primary {} is {}: {}", node.name(), node.health, node.reason),
+                None => "no primary is known".to_owned(),
+            });
+        }
+        Readiness { reasons, warnings: topology.alarms.clone() }
+    }
 }
 
 /// An order from the console. Whoever carries it out answers when it is done.
@@ -117,11 +153,12 @@ mod tests {
     async fn a_pulse_falls_silent_when_its_runtime_stops() {
         let tasks = Tasks::new();
         let pulse = Pulse::new();
-        let beating = tokio::task::JoinHandle::abort_handle(&tasks.spawn(Arc::clone(&pulse).run(tasks.clone())));
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        let beating =
+            tokio::task::JoinHandle::abort_handle(&tasks.spawn(Arc::clone(&pulse).run(tasks.clone())));
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert!(pulse.silence() <= Pulse::INTERVAL);
         beating.abort();
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert!(pulse.silence() > Pulse::LIMIT);
     }
 }

@@ -157,7 +157,6 @@ const POOLS: &[Column] = &[];
 const CLIENTS: &[Column] = &[];
 const BACKENDS: &[Column] = &[];
 const CONFIG: &[Column] = &[];
-const STATS: &[Column] = &[];
 fn pools(_: &AdminState) -> Vec<Row> {
     Vec::new()
 }
@@ -170,6 +169,28 @@ fn backends(_: &AdminState) -> Vec<Row> {
 fn config(_: &AdminState) -> Vec<Row> {
     Vec::new()
 }
-fn stats(_: &AdminState) -> Vec<Row> {
-    Vec::new()
+
+const STATS: &[Column] = &[Column::text("metric"), Column::text("labels"), Column::float("value")];
+
+/// The same figures as /metrics, so that there is one list of names.
+fn stats(state: &AdminState) -> Vec<Row> {
+    state.metrics.render().lines().filter_map(sample).collect()
 }
+
+/// A line `name{labels} value` of Prometheus' text format; `None` for comments.
+fn sample(line: &str) -> Option<Row> {
+    if line.starts_with('#') {
+        return None;
+    }
+    let (series, value) = line.rsplit_once(' ')?;
+    let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+    let value = value.parse().ok().filter(|value: &f64| !value.is_nan());
+    Some(vec![
+        Cell::text(name.trim_start_matches("pgsteer_")),
+        Cell::text(labels.trim_end_matches('}')),
+        Cell::or_null(value, Cell::Float),
+    ])
+}
+
+#[cfg(test)]
+mod tests;

@@ -76,9 +76,9 @@ pub enum Cell {
 }
 
 impl Cell {
-    /// Text of anything that can be shown.
-    pub fn text(value: impl ToString) -> Self {
-        Self::Text(value.to_string())
+    /// Text.
+    pub fn text(value: impl Into<String>) -> Self {
+        Self::Text(value.into())
     }
 
     /// A count. Counts beyond `i64::MAX` are shown as that.
@@ -136,7 +136,7 @@ fn put(out: &mut BytesMut, value: &[u8]) {
 }
 
 /// PostgreSQL counts timestamps in microseconds from the start of 2000, Unix from 1970.
-const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
+const POSTGRES_EPOCH: Duration = Duration::from_hours(24 * 10_957);
 
 fn micros_since_2000(time: SystemTime) -> i64 {
     let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);

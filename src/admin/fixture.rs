@@ -1,0 +1,84 @@
+//! A proxy's admin state without a proxy, for the tests of this module.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use super::{AdminState, Changed, Command, Pulse};
+use crate::config::Settings;
+use crate::drain::Tasks;
+use crate::metrics::Metrics;
+use crate::topology::{
+    Epoch, EventKind, EventLog, Health, Lag, Lsn, NodeId, ReadRefusal, Reads, Role, Store, Timeline, Topology,
+};
+
+/// A primary and a standby that is 1.5 ms behind, and a session number 7 to kill.
+pub(super) fn state() -> Arc<AdminState> {
+    let settings = Settings::for_tests();
+    let names: Vec<String> = settings.cluster.nodes.iter().map(|node| node.name.clone()).collect();
+    let metrics = Metrics::new(1, &names);
+    metrics.control().record_statement(0, false, Duration::from_millis(2));
+    let events = Arc::new(EventLog::new());
+    events.push(EventKind::Primary, Some(&names[0]), "none -> 127.0.0.1:5432 (epoch 1): the only one");
+    let (commands, orders) = mpsc::channel(1);
+    let tasks = Tasks::new();
+    tasks.spawn(obey(orders));
+    Arc::new(AdminState {
+        store: Arc::new(Store::new(topology(&settings))),
+        settings: Arc::new(ArcSwap::from_pointee(settings)),
+        events,
+        metrics,
+        commands,
+        tasks,
+        listening: Arc::new(AtomicBool::new(true)),
+        pulses: vec![Pulse::new()],
+        started: UNIX_EPOCH,
+    })
+}
+
+fn topology(settings: &Settings) -> Topology {
+    let mut topology = Topology::unseen(&settings.cluster.nodes);
+    topology.epoch = Epoch(1);
+    topology.primary = Some(NodeId(0));
+    topology.timeline = Some(Timeline(3));
+    topology.system_identifier = Some(7_000_000_000_000_000_001);
+    for node in &mut topology.nodes {
+        node.health = Health::Up;
+        node.timeline = Some(Timeline(3));
+        node.lsn = Some(Lsn(0x2_016B_3748));
+        node.server_version_num = Some(150_020);
+        node.start_time = Some(1_795_339_000_120_000);
+        node.probe_time = Some(Duration::from_micros(260));
+    }
+    let (primary, standby) = topology.nodes.split_at_mut(1);
+    primary[0].role = Role::Primary;
+    primary[0].reads = Reads::Refused(ReadRefusal::IsPrimary);
+    primary[0].reason = "out of recovery on timeline 3".to_owned();
+    standby[0].role = Role::Standby;
+    standby[0].reads = Reads::Qualified;
+    standby[0].lag = Some(Lag { time: Duration::from_micros(1_500), bytes: 220 });
+    standby[0].reason = "streams from the primary".to_owned();
+    topology
+}
+
+async fn obey(mut orders: mpsc::Receiver<Command>) {
+    let mut reloads = 0;
+    while let Some(order) = orders.recv().await {
+        match order {
+            Command::Kill { session, reply } => drop(reply.send(session == 7)),
+            Command::Reload { reply } if reloads == 0 => {
+                reloads += 1;
+                let change = ["pool.size", "20", "30", "now"].map(str::to_owned);
+                let [option, old, new, applies] = change;
+                drop(reply.send(Ok(vec![Changed { option, old, new, applies }])));
+            }
+            Command::Reload { reply } => {
+                let lines = "proxy.toml:3: pool.size: -1 is not a count\nproxy.toml:9: listen: none";
+                drop(reply.send(Err(lines.to_owned())));
+            }
+        }
+    }
+}
