@@ -10,7 +10,7 @@ use super::settings::{
     Route, ServerTls, Settings, Split, TlsMode,
 };
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The function that `check` prints, see `setup_sql`.
@@ -115,7 +115,7 @@ impl Default for Auth {
             users: Vec::new(),
             rules: Vec::new(),
             cache_size: 10_000,
-            cache_lifetime: 5 * MINUTE,
+            cache_lifetime: Duration::from_mins(5),
         }
     }
 }
@@ -144,8 +144,8 @@ impl Default for Pool {
             max_backends_per_node: 90,
             max_clients: 10_000,
             wait_timeout: Duration::from_secs(30),
-            idle_timeout: 10 * MINUTE,
-            lifetime: 60 * MINUTE,
+            idle_timeout: Duration::from_mins(10),
+            lifetime: Duration::from_hours(1),
             warm: 2,
             max_waiters: 10_000,
             max_startup_sets: 64,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::hba::{self, Attempt, HbaRule, Method};
 use super::secret::Secret;
+use crate::scram::verifier::Verifier;
 
 /// Everything `proxy.toml` and the environment say.
 #[derive(Clone, Debug, PartialEq)]
@@ -244,12 +245,31 @@ pub struct StaticUser {
 }
 
 /// What a static user has to know.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub enum StaticSecret {
     /// `md5` followed by 32 hex digits, as in `pg_authid`.
     Md5(String),
     /// The password itself.
     Password(Secret),
+    /// A SCRAM verifier, as in `pg_authid`.
+    Verifier(Verifier),
+}
+
+impl PartialEq for StaticSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl StaticSecret {
+    /// What it was written as, for a comparison that is constant in time.
+    fn text(&self) -> Secret {
+        match self {
+            Self::Md5(text) => Secret::new(text.as_str()),
+            Self::Password(secret) => Secret::new(format!("password:{}", secret.expose())),
+            Self::Verifier(verifier) => Secret::new(verifier.to_text()),
+        }
+    }
 }
 
 impl fmt::Debug for StaticSecret {
@@ -257,6 +277,7 @@ impl fmt::Debug for StaticSecret {
         f.write_str(match self {
             Self::Md5(_) => "Md5(***)",
             Self::Password(_) => "Password(***)",
+            Self::Verifier(_) => "Verifier(***)",
         })
     }
 }
@@ -414,6 +435,7 @@ pub enum Consistency {
 }
 
 /// `[retry]`.
+#[expect(clippy::struct_excessive_bools, reason = "four independent switches of the file")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// Provable reads without a delivered result are run again.
