@@ -262,6 +262,11 @@ impl PartialEq for StaticSecret {
 }
 
 impl StaticSecret {
+    /// Whether the password itself is known, so that the proxy can log in with it.
+    pub fn is_password(&self) -> bool {
+        matches!(self, Self::Password(_))
+    }
+
     /// What it was written as, for a comparison that is constant in time.
     fn text(&self) -> Secret {
         match self {
