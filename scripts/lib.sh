@@ -68,7 +68,6 @@ need_rust() {
     fi
     local missing=()
     command -v cc >/dev/null || missing+=(build-essential)
-    command -v cmake >/dev/null || missing+=(cmake)
     if [ ${#missing[@]} -gt 0 ]; then
         apt_install "${missing[@]}"
     fi

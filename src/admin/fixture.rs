@@ -7,9 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use super::{AdminState, Command, Pulse};
-use crate::config::options::Class;
-use crate::config::{Change, Settings};
+use super::{AdminState, Changed, Command, Pulse};
+use crate::config::Settings;
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::topology::{
@@ -72,13 +71,9 @@ async fn obey(mut orders: mpsc::Receiver<Command>) {
             Command::Kill { session, reply } => drop(reply.send(session == 7)),
             Command::Reload { reply } if reloads == 0 => {
                 reloads += 1;
-                let change = Change {
-                    key: "pool.size".to_owned(),
-                    old: "20".to_owned(),
-                    new: "30".to_owned(),
-                    class: Class::Live,
-                };
-                drop(reply.send(Ok(vec![change])));
+                let change = ["pool.size", "20", "30", "now"].map(str::to_owned);
+                let [option, old, new, applies] = change;
+                drop(reply.send(Ok(vec![Changed { option, old, new, applies }])));
             }
             Command::Reload { reply } => {
                 let lines = "proxy.toml:3: pool.size: -1 is not a count\nproxy.toml:9: listen: none";

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::config::{Change, Settings};
+use crate::config::Settings;
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::topology::{EventLog, Store};
@@ -91,8 +91,21 @@ pub enum Command {
     /// Reads the configuration file again.
     Reload {
         /// Gets what changed, or every error of the file, one a line.
-        reply: oneshot::Sender<Result<Vec<Change>, String>>,
+        reply: oneshot::Sender<Result<Vec<Changed>, String>>,
     },
+}
+
+/// One option that a reload found changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Its name, as `pool.size`.
+    pub option: String,
+    /// The value before; secrets are `***`.
+    pub old: String,
+    /// The value now.
+    pub new: String,
+    /// When it takes effect: `now`, `new sessions` or `restart`.
+    pub applies: String,
 }
 
 /// The sign of life of one runtime: /livez fails when it stands still, because a loop that does not turn

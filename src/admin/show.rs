@@ -7,7 +7,6 @@ use super::AdminState;
 use super::command::{SHOWS, Show};
 use super::report::{NodeReport, Report, from_micros};
 use super::table::{Cell, Column, Row, Table};
-use crate::config;
 use crate::topology::Event;
 
 /// The headings of a table, known before it is asked for.
@@ -157,6 +156,7 @@ fn topology(state: &AdminState) -> Vec<Row> {
 const POOLS: &[Column] = &[];
 const CLIENTS: &[Column] = &[];
 const BACKENDS: &[Column] = &[];
+const CONFIG: &[Column] = &[];
 fn pools(_: &AdminState) -> Vec<Row> {
     Vec::new()
 }
@@ -166,26 +166,8 @@ fn clients(_: &AdminState) -> Vec<Row> {
 fn backends(_: &AdminState) -> Vec<Row> {
     Vec::new()
 }
-
-const CONFIG: &[Column] = &[
-    Column::text("option"),
-    Column::text("value"),
-    Column::text("default"),
-    Column::text("applies"),
-    Column::text("meaning"),
-];
-
-fn config(state: &AdminState) -> Vec<Row> {
-    let row = |row: config::Row| {
-        vec![
-            Cell::Text(row.key),
-            Cell::Text(row.value),
-            Cell::text(row.default),
-            Cell::Text(row.class.to_string()),
-            Cell::text(row.doc),
-        ]
-    };
-    config::show(&state.settings.load()).into_iter().map(row).collect()
+fn config(_: &AdminState) -> Vec<Row> {
+    Vec::new()
 }
 
 const STATS: &[Column] = &[Column::text("metric"), Column::text("labels"), Column::float("value")];

@@ -11,7 +11,7 @@ use futures_util::future::try_join_all;
 use super::error::DemoError;
 use super::node::{Node, quoted};
 use super::programs::{Programs, run};
-use super::setup::{APP_DATABASE_SQL, AUTH_FUNCTION_SQL, Logins, RECIPE, THROW_AWAY};
+use super::setup::{APP_DATABASE_SQL, Logins, RECIPE, THROW_AWAY};
 use super::steps::Steps;
 use super::wait::until;
 use super::workspace::{Workspace, free_ports};
@@ -156,8 +156,7 @@ impl Cluster {
         primary.start().await?;
         let mut sql = primary.sql().await?;
         sql.run(&self.logins.roles_sql()).await?;
-        sql.run(APP_DATABASE_SQL).await?;
-        sql.run(AUTH_FUNCTION_SQL).await
+        sql.run(APP_DATABASE_SQL).await
     }
 
     /// `pg_basebackup -Xs -P -R` from the primary as the replication role.

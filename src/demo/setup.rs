@@ -1,8 +1,12 @@
-//! What a database administrator sets up once for replication and for the proxy: roles, database, the function that
-//! hands out verifiers. In: names and passwords. Out: SQL, `pg_hba.conf`, connection strings.
+//! What a database administrator sets up once for replication and for the proxy: roles, database, `pg_hba.conf`,
+//! settings. In: passwords. Out: SQL and files. What the proxy itself needs comes from `config::setup_sql`.
 
 use super::error::DemoError;
 use super::workspace::random_word;
+use crate::config::setup_sql;
+
+/// The proxy's monitor.
+pub const MONITOR: &str = "pgsteer";
 
 /// The roles of a local cluster and their passwords (all SCRAM-SHA-256).
 #[derive(Clone)]
@@ -41,37 +45,26 @@ impl Logins {
         }
     }
 
-    /// Roles, database and monitoring rights, to be run once on the primary as superuser.
+    /// Roles, monitoring rights and the function that hands out verifiers, to be run once on the primary as superuser.
     pub fn roles_sql(&self) -> String {
         format!(
             "ALTER ROLE postgres PASSWORD '{}';
              CREATE ROLE replicator LOGIN REPLICATION PASSWORD '{}';
-             CREATE ROLE pgsteer LOGIN PASSWORD '{}';
-             GRANT pg_monitor TO pgsteer;
-             CREATE ROLE app LOGIN PASSWORD '{}';",
-            self.superuser, self.replicator, self.monitor, self.app
+             CREATE ROLE {MONITOR} LOGIN PASSWORD '{}';
+             CREATE ROLE app LOGIN PASSWORD '{}';
+             {}{}",
+            self.superuser,
+            self.replicator,
+            self.monitor,
+            self.app,
+            setup_sql::monitor_grant(MONITOR),
+            setup_sql::auth_function(MONITOR)
         )
     }
 }
 
 /// The application's database (no statement may stand beside it).
 pub const APP_DATABASE_SQL: &str = "CREATE DATABASE app OWNER app";
-
-/// The function by which the proxy reads verifiers without being superuser.
-pub const AUTH_FUNCTION_SQL: &str = "
-CREATE SCHEMA IF NOT EXISTS pgsteer;
-CREATE OR REPLACE FUNCTION pgsteer.get_auth(username text)
-    RETURNS TABLE (rolname text, rolpassword text)
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
-    AS $$
-        SELECT rolname::text, rolpassword FROM pg_authid
-        WHERE rolname = username AND rolcanlogin
-          AND (rolvaliduntil IS NULL OR rolvaliduntil > now())
-    $$;
-REVOKE ALL ON FUNCTION pgsteer.get_auth(text) FROM PUBLIC;
-GRANT USAGE ON SCHEMA pgsteer TO pgsteer;
-GRANT EXECUTE ON FUNCTION pgsteer.get_auth(text) TO pgsteer;
-";
 
 /// Who may log in: operators by the socket, everybody else by SCRAM.
 pub const HBA: &str = "\

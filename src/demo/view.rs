@@ -249,8 +249,8 @@ mod tests {
         let seen = seen();
         let serves: Vec<&str> = seen.nodes.iter().map(SeenNode::serves).collect();
         assert_eq!(serves, ["writes", "reads"]);
-        let served = HashMap::from([(10002, Served { writes: 0, reads: 50 })]);
-        let rates = rates(&HashMap::new(), &served, 0.5);
+        let figures = HashMap::from([(10002, Served { writes: 0, reads: 50 })]);
+        let rates = rates(&HashMap::new(), &figures, 0.5);
         let text = line(&seen, &Summary::default(), &rates);
         assert!(text.contains("node2 standby up lag 0.2 ms 0 w/s 100 r/s"), "{text}");
         assert_eq!(picture(&seen, &Summary::default(), &rates).lines().count(), 5);

@@ -8,6 +8,13 @@
     reason = "a failed helper is a failed test"
 )]
 
+mod basic;
+mod demo;
+mod failover;
+mod harness_self;
+mod lag;
+mod limits;
+mod protocol;
+
 #[allow(dead_code, reason = "a toolbox: not every tool is in use at every time")]
 mod harness;
-mod harness_self;

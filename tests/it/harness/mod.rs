@@ -7,6 +7,7 @@ pub mod link;
 pub mod oracle;
 pub mod proxy;
 pub mod raw;
+pub mod scene;
 pub mod scram;
 
 use std::time::Duration;

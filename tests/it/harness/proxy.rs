@@ -6,17 +6,17 @@ use std::ops::Deref;
 use std::path::Path;
 
 use pgsteer::demo::cluster::Cluster;
-use pgsteer::demo::node::Node;
 use pgsteer::demo::proxy::Proxy;
 use pgsteer::demo::workspace::{Workspace, free_ports};
 use tokio_postgres::Config;
 
 use super::eventually;
+use super::link::Link;
 
 /// The settings of one proxy.
 #[derive(Debug, Clone)]
 pub struct ProxySpec {
-    nodes: Vec<String>,
+    nodes: Vec<(String, u16)>,
     sections: BTreeMap<String, BTreeMap<String, String>>,
     tables: String,
     listener: [String; 2],
@@ -26,16 +26,19 @@ impl ProxySpec {
     /// In front of all nodes of a cluster: the monitor and `auth_query` as the guide sets them up, one
     /// listener for the primary and one for standbys.
     pub fn new(cluster: &Cluster) -> Self {
-        let nodes: Vec<String> = cluster.nodes().iter().map(Node::address).collect();
-        let mut spec = Self::to(&nodes);
-        spec.set("cluster.monitor.password", &cluster.logins().monitor);
-        spec
+        Self::to(cluster.nodes().iter().map(|node| (node.address(), node.port())).collect())
     }
 
-    /// In front of any addresses, such as those of links.
-    pub fn to(addresses: &[String]) -> Self {
+    /// In front of all nodes of a cluster, each behind a link of the same index.
+    pub fn behind(links: &[Link], cluster: &Cluster) -> Self {
+        let pairs = links.iter().zip(cluster.nodes());
+        Self::to(pairs.map(|(link, node)| (link.address(), node.port())).collect())
+    }
+
+    /// In front of any addresses; each with the port that standbys know the node by.
+    pub fn to(nodes: Vec<(String, u16)>) -> Self {
         let mut spec = Self {
-            nodes: addresses.to_vec(),
+            nodes,
             sections: BTreeMap::new(),
             tables: String::new(),
             listener: [String::new(), String::new()],
@@ -74,9 +77,7 @@ impl ProxySpec {
     /// The file for these ports: primary, standby, HTTP.
     pub fn file(&self, dir: &Path, ports: &[u16]) -> String {
         let mut sections = self.sections.clone();
-        let nodes: Vec<String> = self.nodes.iter().map(|node| format!("{node:?}")).collect();
         let cluster = sections.entry("cluster".to_owned()).or_default();
-        cluster.entry("nodes".to_owned()).or_insert_with(|| format!("[{}]", nodes.join(", ")));
         let state = format!("{:?}", dir.join("state").display().to_string());
         cluster.entry("state_file".to_owned()).or_insert(state);
         let admin = sections.entry("admin".to_owned()).or_default();
@@ -89,6 +90,13 @@ impl ProxySpec {
             }
             for (key, value) in keys {
                 writeln!(text, "{key} = {value}").unwrap();
+            }
+        }
+        for (index, (address, port)) in self.nodes.iter().enumerate() {
+            writeln!(text, "\n[[cluster.node]]\nname = \"node{}\"\naddress = \"{address}\"", index + 1)
+                .unwrap();
+            if !address.ends_with(&format!(":{port}")) {
+                writeln!(text, "replication_address = \"127.0.0.1:{port}\"").unwrap();
             }
         }
         for (index, role) in ["primary", "standby"].iter().enumerate() {

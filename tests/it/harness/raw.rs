@@ -289,6 +289,20 @@ impl Raw {
         self.until(b'Z').await
     }
 
+    /// A simple query whose connection may end; everything up to ReadyForQuery or the end.
+    pub async fn query_to_end(&mut self, sql: &str) -> Vec<Frame> {
+        let sent = self.try_send(&query(sql)).await;
+        let mut frames = Vec::new();
+        while let Some(frame) = self.next().await {
+            let last = frame.tag == b'Z';
+            frames.push(frame);
+            if last && sent {
+                break;
+            }
+        }
+        frames
+    }
+
     /// The first column of the first row of a simple query.
     pub async fn value(&mut self, sql: &str) -> String {
         let frames = self.query(sql).await;

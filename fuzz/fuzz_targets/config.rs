@@ -1,4 +1,0 @@
-//! See `pgsteer_fuzz::config`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| pgsteer_fuzz::config(data));
