@@ -266,7 +266,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("auth.rule[].address", Kind::Text, "\"all\"", Class::NewSessions,
         "Client addresses: `all`, an address or a network such as `10.0.0.0/8`."),
     option("auth.rule[].method", Kind::Choice, "", Class::NewSessions,
-        "What the client does: `scram-sha-256`, `md5`, `password`, `cert`, `trust` or `reject`. The first rule that matches decides."),
+        "What the client does: `scram-sha-256`, `md5`, `password`, `cert`, `trust` or `reject`."),
     option("listen[].address", Kind::Address, "\"127.0.0.1:6432\"", Class::Restart,
         "Where clients connect: host and port, `*` for all addresses, or a directory for a unix socket."),
     option("listen[].port", Kind::Number, "6432", Class::Restart,

@@ -44,6 +44,7 @@ pub fn show(settings: &Settings) -> Vec<Row> {
 struct Lines(Vec<(String, String)>);
 
 impl Lines {
+    #[expect(clippy::needless_pass_by_value, reason = "most values are made for the call")]
     fn put(&mut self, key: &str, value: impl ToString) {
         self.0.push((key.to_owned(), value.to_string()));
     }

@@ -300,9 +300,8 @@ fn a_missing_file_is_an_error_that_names_it() {
     assert!(load(Some(Path::new("/")), []).is_err());
 }
 
-#[test]
-fn everything_wrong_is_told_at_once_in_the_order_of_the_file() {
-    let text = r#"
+/// At least one mistake in each block.
+const ALL_WRONG: &str = r#"
 wrokers = 4
 [cluster]
 nodes = ["a", "a:5432", "b:x", 12]
@@ -347,7 +346,10 @@ max_startup_packet = "1GB"
 max_clients = 3
 [pools]
 "#;
-    assert_snapshot!(errors(text), @r#"
+
+#[test]
+fn everything_wrong_is_told_at_once_in_the_order_of_the_file() {
+    assert_snapshot!(errors(ALL_WRONG), @r#"
     proxy.toml:2: wrokers: unknown option; did you mean "workers"?
     proxy.toml:4: cluster.nodes: "b:x" has no port between 0 and 65535 behind its colon; write it like "db1:5432" or "[::1]:5432"
     proxy.toml:4: cluster.nodes: a:5432 is listed twice; remove one
