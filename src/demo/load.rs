@@ -67,6 +67,8 @@ struct Books {
     errors: BTreeMap<String, u64>,
     lost_connections: u64,
     connected: usize,
+    /// Clients that were ever started.
+    clients: u64,
     served: HashMap<u16, Served>,
     slowest: [Duration; 2],
     last_read: Option<Instant>,
@@ -90,6 +92,8 @@ pub struct Summary {
     pub errors: BTreeMap<String, u64>,
     /// Client connections that were closed on their clients.
     pub lost_connections: u64,
+    /// Clients that were ever started.
+    pub clients: u64,
     /// Clients connected now.
     pub connected: usize,
     /// Statements by the TCP port of the server that ran them.
@@ -133,6 +137,7 @@ impl Ledger {
             in_doubt: books.in_doubt.len() as u64,
             errors: books.errors.clone(),
             lost_connections: books.lost_connections,
+            clients: books.clients,
             connected: books.connected,
             served: books.served.clone(),
             slowest_write,
@@ -205,12 +210,22 @@ impl Ledger {
         }
     }
 
-    fn connected(&self, change: isize) {
+    /// A new client has logged in; how many had before.
+    fn joined(&self) -> u64 {
         let mut books = self.books();
-        books.connected = books.connected.saturating_add_signed(change);
-        if change < 0 {
-            books.lost_connections += 1;
-        }
+        books.connected += 1;
+        books.clients += 1;
+        books.clients - 1
+    }
+
+    fn lost(&self) {
+        let mut books = self.books();
+        books.connected = books.connected.saturating_sub(1);
+        books.lost_connections += 1;
+    }
+
+    fn reconnected(&self) {
+        self.books().connected += 1;
     }
 }
 
@@ -218,23 +233,30 @@ impl Load {
     /// Starts all clients; they run until the tasks are told to stop. Their first logins must succeed.
     pub async fn start(&self, tasks: &Tasks) -> Result<Ledger, DemoError> {
         let ledger = Ledger::default();
-        for number in 0..self.writers + self.readers {
-            let kind = if number < self.writers { Kind::Writer } else { Kind::Reader };
-            let config = if kind == Kind::Writer { &self.write_to } else { &self.read_from };
-            let client = Client {
-                kind,
-                config: config.clone(),
-                next_id: number as u64 * IDS_PER_WRITER,
-                ledger: ledger.clone(),
-                pause: self.pause,
-            };
-            let connection = Sql::connect(&client.config, "pgsteer").await?;
-            ledger.connected(1);
-            let stop = tasks.clone();
-            // The handle is not needed: the tracker waits.
-            drop(tasks.spawn(client.run(connection, stop)));
+        for _ in 0..self.writers {
+            self.add(Kind::Writer, &ledger, tasks).await?;
+        }
+        for _ in 0..self.readers {
+            self.add(Kind::Reader, &ledger, tasks).await?;
         }
         Ok(ledger)
+    }
+
+    /// Starts one more client.
+    pub async fn add(&self, kind: Kind, ledger: &Ledger, tasks: &Tasks) -> Result<(), DemoError> {
+        let config = if kind == Kind::Writer { &self.write_to } else { &self.read_from };
+        let connection = Sql::connect(config, "pgsteer").await?;
+        let number = ledger.joined();
+        let client = Client {
+            kind,
+            config: config.clone(),
+            next_id: number * IDS_PER_WRITER,
+            ledger: ledger.clone(),
+            pause: self.pause,
+        };
+        // The handle is not needed: the tracker waits.
+        drop(tasks.spawn(client.run(connection, tasks.clone())));
+        Ok(())
     }
 }
 
@@ -250,7 +272,7 @@ impl Client {
     async fn run(mut self, mut connection: Sql, tasks: Tasks) {
         while !tasks.is_stopping() {
             if !connection.is_open() {
-                self.ledger.connected(-1);
+                self.ledger.lost();
                 match self.reconnect(&tasks).await {
                     Some(again) => connection = again,
                     None => return,
@@ -284,7 +306,7 @@ impl Client {
     async fn reconnect(&self, tasks: &Tasks) -> Option<Sql> {
         while !tasks.is_stopping() {
             if let Ok(connection) = Sql::connect(&self.config, "pgsteer").await {
-                self.ledger.connected(1);
+                self.ledger.reconnected();
                 return Some(connection);
             }
             tokio::time::sleep(RECONNECT_PAUSE).await;

@@ -12,7 +12,7 @@ pub struct Outcome {
     /// Version of the servers.
     pub postgresql: String,
     /// Client connections kept open through the proxy all the time.
-    pub clients: usize,
+    pub clients: u64,
     /// Client connections that were closed on their clients.
     pub connections_lost: u64,
     /// Writes whose success was reported to a client.

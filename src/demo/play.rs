@@ -13,7 +13,7 @@ use tokio_postgres::Config;
 use super::DemoArgs;
 use super::cluster::{Cluster, Rejoin, Spec};
 use super::error::DemoError;
-use super::load::{Ledger, Load, Served, TABLE_SQL};
+use super::load::{Kind, Ledger, Load, Served, TABLE_SQL};
 use super::node::{Node, Promote, quoted};
 use super::outcome::{Failover, Outcome};
 use super::programs::Programs;
@@ -34,6 +34,12 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How long the cluster and the proxy may take for anything that the play waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many new readers may come until one of them is sent to the node that is back.
+const NEW_READERS: usize = 6;
+
+/// How long a new reader is given to be answered there.
+const NEW_READER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Commits wait until one standby has them on disk, so that a crash can lose no acknowledged write.
 const SYNCHRONOUS: &str = "ANY 1 (*)";
 
@@ -44,6 +50,13 @@ struct Stage {
     ports: Ports,
     steps: Steps,
     view: View,
+}
+
+/// The clients at work.
+struct Crew {
+    load: Load,
+    ledger: Ledger,
+    tasks: Tasks,
 }
 
 /// Ports of the proxy.
@@ -59,19 +72,17 @@ pub async fn play(args: &DemoArgs, steps: Steps) -> Result<Outcome, DemoError> {
     let began = Instant::now();
     let stage = set_up(args, steps).await?;
     steps.line(&stage.instructions());
-    let tasks = Tasks::new();
-    let ledger = stage.start_load(args, &tasks).await?;
-    let acted = stage.act(args, &ledger).await;
-    tasks.stop();
-    let all_ended = tasks.ended(PATIENCE).await;
+    let crew = stage.start_load(args).await?;
+    let acted = stage.act(args, &crew).await;
+    crew.tasks.stop();
+    let all_ended = crew.tasks.ended(PATIENCE).await;
     stage.view.close();
     let (failover, gaps) = acted?;
     if !all_ended {
         return Err(stage.proxy.complain("some clients never got an answer"));
     }
-    let mut outcome = stage.outcome(&ledger, failover, gaps).await?;
-    outcome.clients = usize::from(args.clients);
-    outcome.seconds = began.elapsed().as_secs_f64();
+    let mut outcome = stage.outcome(&crew.ledger, failover, gaps).await?;
+    outcome.seconds = (began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     stage.leave(args).await?;
     Ok(outcome)
 }
@@ -145,7 +156,7 @@ impl Stage {
         )
     }
 
-    async fn start_load(&self, args: &DemoArgs, tasks: &Tasks) -> Result<Ledger, DemoError> {
+    async fn start_load(&self, args: &DemoArgs) -> Result<Crew, DemoError> {
         let login = |port: u16| {
             let mut config = Config::new();
             config.host("127.0.0.1").port(port).user("app").dbname("app");
@@ -160,28 +171,31 @@ impl Stage {
             pause: PAUSE,
         };
         let text = format!("{} writers and {} readers log in through pgsteer", load.writers, load.readers);
-        self.steps.step(&text, load.start(tasks)).await
+        let tasks = Tasks::new();
+        let ledger = self.steps.step(&text, load.start(&tasks)).await?;
+        Ok(Crew { load, ledger, tasks })
     }
 
     /// Load, failover, load.
     async fn act(
         &self,
         args: &DemoArgs,
-        ledger: &Ledger,
+        crew: &Crew,
     ) -> Result<(Option<(Failover, HashMap<u16, Served>)>, Option<Gaps>), DemoError> {
         let watch = || async {
             tokio::time::sleep(Duration::from_secs(args.seconds)).await;
         };
-        self.view.during(&self.proxy, ledger, watch()).await;
+        self.view.during(&self.proxy, &crew.ledger, watch()).await;
         if args.no_failover {
             return Ok((None, None));
         }
-        let (failover, before, gaps) = self.view.during(&self.proxy, ledger, self.fail_over(ledger)).await?;
-        self.view.during(&self.proxy, ledger, watch()).await;
+        let (failover, before, gaps) =
+            self.view.during(&self.proxy, &crew.ledger, self.fail_over(crew)).await?;
+        self.view.during(&self.proxy, &crew.ledger, watch()).await;
         Ok((Some((failover, before)), Some(gaps)))
     }
 
-    async fn fail_over(&self, ledger: &Ledger) -> Result<(Failover, HashMap<u16, Served>, Gaps), DemoError> {
+    async fn fail_over(&self, crew: &Crew) -> Result<(Failover, HashMap<u16, Served>, Gaps), DemoError> {
         let lost = self.cluster.node(0)?;
         let standbys: Vec<&Node> = self.cluster.nodes().iter().skip(1).collect();
         self.view.event(&format!("SIGKILL to every process of {}, the primary", lost.name()));
@@ -191,7 +205,7 @@ impl Stage {
             standby.wait_for(nothing_more, "0", PATIENCE).await?;
         }
         let new = self.cluster.most_advanced(&standbys).await?;
-        let before = ledger.summary().served;
+        let before = crew.ledger.summary().served;
         self.view.event(&format!("pg_ctl promote on {}, which has received most", new.name()));
         let asked = Instant::now();
         let writable = new.promote_and_wait(Promote::PgCtl).await?;
@@ -203,10 +217,10 @@ impl Stage {
             promotion_ms: ms(writable - asked),
             ..Failover::default()
         };
-        self.first_write(ledger, &gaps).await?;
+        self.first_write(&crew.ledger, &gaps).await?;
         self.follow(&standbys, new).await?;
         let repair = Instant::now();
-        failover.rejoined_by = self.bring_back(lost, new, ledger).await?;
+        failover.rejoined_by = self.bring_back(lost, new, crew).await?;
         failover.rejoin_ms = ms(repair.elapsed());
         Ok((failover, before, gaps))
     }
@@ -230,7 +244,7 @@ impl Stage {
         self.cluster.set_synchronous(new, Some(SYNCHRONOUS)).await
     }
 
-    async fn bring_back(&self, lost: &Node, new: &Node, ledger: &Ledger) -> Result<String, DemoError> {
+    async fn bring_back(&self, lost: &Node, new: &Node, crew: &Crew) -> Result<String, DemoError> {
         let how = match self.cluster.rejoin(lost, new).await? {
             Rejoin::Rewound => "pg_rewind".to_owned(),
             Rejoin::BaseBackup(why) => {
@@ -240,13 +254,33 @@ impl Stage {
             }
         };
         self.view.event(&format!("{} is back as a standby of {} ({how})", lost.name(), new.name()));
-        let reads = || ledger.summary().served.get(&lost.port()).map_or(0, |served| served.reads);
+        let reads = || crew.ledger.summary().served.get(&lost.port()).map_or(0, |served| served.reads);
         let before = reads();
         let what = format!("reads on {} through pgsteer", lost.name());
-        let serves = until(&what, PATIENCE, async || Ok((reads() > before).then_some(()))).await;
-        serves.map_err(|error| self.proxy.complain(&error.to_string()))?;
-        self.view.event(&format!("{} serves reads again", lost.name()));
-        Ok(how)
+        self.seen_as_standby(lost).await?;
+        // Sessions stay at the standby they have; new ones go to one of those that have least to do.
+        for count in 1..=NEW_READERS {
+            crew.load.add(Kind::Reader, &crew.ledger, &crew.tasks).await?;
+            let serves =
+                until(&what, NEW_READER_PATIENCE, async || Ok((reads() > before).then_some(()))).await;
+            if serves.is_ok() {
+                self.view.event(&format!("{} serves again: new reader number {count}", lost.name()));
+                return Ok(how);
+            }
+        }
+        Err(self.proxy.complain(&format!("no {what}, though {NEW_READERS} new readers came")))
+    }
+
+    /// Waits until the proxy sends reads to that node.
+    async fn seen_as_standby(&self, node: &Node) -> Result<(), DemoError> {
+        let what = format!("pgsteer to take {} as a standby", node.name());
+        let seen = until(&what, PATIENCE, async || {
+            let page = self.proxy.topology().await?;
+            let nodes = page.get("nodes").and_then(serde_json::Value::as_array);
+            let ours = nodes.into_iter().flatten().find(|seen| seen["name"] == node.name());
+            Ok(ours.filter(|seen| seen["role"] == "standby" && seen["reads"] == "qualified").map(drop))
+        });
+        seen.await.map_err(|error| self.proxy.complain(&error.to_string()))
     }
 
     async fn outcome(
@@ -268,6 +302,7 @@ impl Stage {
         let after = |from: Option<Instant>| Some(ms(first?.saturating_duration_since(from?)));
         Ok(Outcome {
             postgresql: self.cluster.programs().version.clone(),
+            clients: summary.clients,
             connections_lost: summary.lost_connections,
             writes_acknowledged: summary.acknowledged,
             writes_lost: audit.lost,
