@@ -148,7 +148,8 @@ impl Node {
         self.write_file("standby.signal", "")
     }
 
-    fn write_file(&self, name: &str, text: &str) -> Result<(), DemoError> {
+    /// Writes a file into the data folder that only the servers' account reads.
+    pub fn write_file(&self, name: &str, text: &str) -> Result<(), DemoError> {
         let path = self.data.join(name);
         let what = |verb: &str| format!("{verb} {}", path.display());
         std::fs::write(&path, text).map_err(DemoError::io(what("writing")))?;

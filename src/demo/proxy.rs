@@ -109,7 +109,7 @@ impl Proxy {
     }
 
     /// Its configuration file.
-    pub fn config(&self) -> &Path {
+    pub fn config_file(&self) -> &Path {
         &self.config
     }
 

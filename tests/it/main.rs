@@ -14,7 +14,9 @@ mod failover;
 mod harness_self;
 mod lag;
 mod limits;
+mod operate;
 mod protocol;
+mod tls;
 
 #[allow(dead_code, reason = "a toolbox: not every tool is in use at every time")]
 mod harness;

@@ -1,0 +1,121 @@
+//! What operators do: look, reload, kill, check.
+
+use pgsteer::demo::process::Signal;
+use tokio::process::Command;
+
+use crate::harness::drivers::{conninfo, psql};
+use crate::harness::eventually;
+use crate::harness::proxy::ProxySpec;
+use crate::harness::raw::Raw;
+use crate::harness::scene::{Scene, scene};
+
+async fn console(scene: &Scene, command: &str) -> String {
+    let conninfo = conninfo(&scene.proxy.console_config());
+    psql(scene.cluster.programs(), &conninfo, &["-c", command]).await.text().to_owned()
+}
+
+#[tokio::test]
+async fn the_console_shows_everything() {
+    let scene = scene(1, |_| {}).await;
+    let client = scene.raw().await;
+    let nodes = console(&scene, "SHOW NODES").await;
+    assert!(nodes.contains("node1") && nodes.contains("primary") && nodes.contains("standby"), "{nodes}");
+    assert!(console(&scene, "SHOW CLIENTS").await.contains("app"));
+    assert!(console(&scene, "SHOW BACKENDS").await.contains(&client.pid.to_string()));
+    assert!(console(&scene, "SHOW POOLS").await.contains("app"));
+    let config = console(&scene, "SHOW CONFIG").await;
+    assert!(config.contains("pool.size") && !config.contains("pgsteer-secret"), "{config}");
+    for command in ["SHOW STATS", "SHOW EVENTS", "SHOW HELP"] {
+        assert!(!console(&scene, command).await.is_empty(), "{command}");
+    }
+    let nobody = scene.proxy.login("app", "app-secret", "pgsteer");
+    let refused = psql(scene.cluster.programs(), &conninfo(&nobody), &["-c", "SHOW NODES"]).await;
+    assert!(!refused.ok, "the console is for admin.users");
+    drop(client);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn kill_ends_one_session() {
+    let scene = scene(0, |_| {}).await;
+    let (mut victim, mut other) = (scene.raw().await, scene.raw().await);
+    let clients = console(&scene, "SHOW CLIENTS").await;
+    let pid = victim.pid.to_string();
+    let line = clients.lines().find(|line| line.split('|').any(|field| field == pid));
+    let id = line.unwrap_or_else(|| panic!("{pid} is not in\n{clients}")).split('|').next().unwrap();
+    console(&scene, &format!("KILL {id}")).await;
+    let frames = victim.end().await;
+    assert_eq!(frames[0].sqlstate(), "57P01", "{frames:?}");
+    assert!(other.is_alive().await);
+    drop(other);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_reload_applies_what_it_can() {
+    let scene = scene(0, |_| {}).await;
+    let mut spec = ProxySpec::new(&scene.cluster);
+    spec.raw("pool.max_clients", "1");
+    scene.proxy.rewrite(&spec);
+    console(&scene, "RELOAD").await;
+    let first = scene.raw().await;
+    let frames = Raw::tcp(&scene.proxy.address())
+        .await
+        .start(crate::harness::raw::V3_0, &[("user", "app"), ("database", "app")], "app-secret")
+        .await;
+    assert_eq!(frames.last().unwrap().sqlstate(), "53300");
+    drop(first);
+    // A broken file changes nothing and is told.
+    scene.proxy.write_config("[pool]\nsize = \"many\"\n").unwrap();
+    scene.proxy.signal(Signal::Hup).unwrap();
+    scene.proxy.logged("pool.size").await;
+    eventually("a login", async || {
+        let mut raw = Raw::tcp(&scene.proxy.address()).await;
+        let params = [("user", "app"), ("database", "app")];
+        raw.start(crate::harness::raw::V3_0, &params, "app-secret")
+            .await
+            .last()
+            .is_some_and(|last| last.tag == b'Z')
+    })
+    .await;
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn pages_and_commands_tell_the_state() {
+    let scene = scene(1, |_| {}).await;
+    scene.raw().await.query("SELECT 1").await;
+    assert_eq!(scene.proxy.page("/livez").await.unwrap().0, 200);
+    assert_eq!(scene.proxy.page("/nowhere").await.unwrap().0, 404);
+    assert!(scene.proxy.metric("pgsteer_logins_total").await >= 1.0);
+    let program = env!("CARGO_BIN_EXE_pgsteer");
+    for command in ["check", "status"] {
+        let output = Command::new(program).arg(command).arg("-c").arg(scene.proxy.config_file()).output();
+        let output = output.await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{command}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(said.contains("node1") && said.contains("node2"), "{command}: {said}");
+        assert!(!said.contains("pgsteer-secret"), "{said}");
+    }
+    scene.cluster.n(0).kill().unwrap();
+    eventually("readyz to say no", async || scene.proxy.page("/readyz").await.unwrap().0 != 200).await;
+    assert_eq!(scene.proxy.page("/livez").await.unwrap().0, 200);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_bad_file_is_told_whole_and_stops_the_start() {
+    let scene = scene(0, |_| {}).await;
+    let path = scene.proxy.dir().join("bad.toml");
+    std::fs::write(&path, "[pool]\nsise = 3\n[cluster]\nmax_lag = \"soon\"\n").unwrap();
+    for command in ["check", "run"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_pgsteer")).arg(command).arg("-c").arg(&path).output();
+        let output = output.await.unwrap();
+        let said =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(!output.status.success());
+        assert!(said.contains("pool.sise") && said.contains("size"), "{command}: {said}");
+        assert!(said.contains("cluster.max_lag"), "{command}: {said}");
+    }
+    scene.finish().await;
+}
