@@ -50,6 +50,13 @@ GRANT EXECUTE ON FUNCTION pgsteer.get_auth(text) TO {name};
     )
 }
 
+/// Gives back what PostgreSQL gives everybody: the identifier and the timeline of a node.
+pub fn control_grant(role: &str) -> String {
+    let name = identifier(role);
+    let functions = ["pg_control_system()", "pg_control_checkpoint()", "pg_control_recovery()"];
+    functions.map(|one| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{one} TO {name};\n")).concat()
+}
+
 /// Lets the role promote a standby, for a planned switchover.
 pub fn promote_grant(role: &str) -> String {
     format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO {};\n", identifier(role))

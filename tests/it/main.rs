@@ -9,6 +9,7 @@
 )]
 
 mod basic;
+mod check;
 mod demo;
 mod failover;
 mod harness_self;
