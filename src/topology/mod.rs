@@ -4,9 +4,12 @@
 //! [`Store`], read by `route`, `pool`, `session` and `admin`. It knows no socket and no SQL; `decide` and what it
 //! uses know no clock either: time comes in as a [`Moment`].
 
+pub mod decide;
 mod events;
+mod lag;
 mod moment;
 mod node;
+mod observe;
 mod position;
 mod signal;
 mod snapshot;
@@ -15,6 +18,7 @@ mod store;
 pub use events::{Event, EventKind, EventLog};
 pub use moment::Moment;
 pub use node::{Health, Lag, NodeId, NodeView, ReadRefusal, Reads, Role};
+pub use observe::{Failure, Observation, Receiver, Sample, Seen};
 pub use position::{Epoch, Lsn, Timeline};
 pub use signal::{Alive, Nudge, Nudged, Nudges, Proof};
 pub use snapshot::{Fork, Topology};

@@ -114,6 +114,8 @@ pub enum ReadRefusal {
     Lagging,
     /// Nothing to measure against (yet): unknown is not zero.
     LagUnknown,
+    /// Out of recovery, and not the primary.
+    NotInRecovery,
     /// No WAL receiver is streaming.
     NotStreaming,
     /// Nothing is known about it yet.
@@ -137,6 +139,7 @@ impl ReadRefusal {
             ReadRefusal::IsPrimary => "is the primary",
             ReadRefusal::Lagging => "lagging",
             ReadRefusal::LagUnknown => "lag unknown",
+            ReadRefusal::NotInRecovery => "not in recovery",
             ReadRefusal::NotStreaming => "not streaming",
             ReadRefusal::Starting => "not seen yet",
             ReadRefusal::Stranger => "another cluster",
