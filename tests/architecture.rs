@@ -146,8 +146,8 @@ fn tree(tokens: &[(usize, String)], mut at: usize, base: &[String], found: &mut 
 fn is_allowed(from: &str, path: &[String]) -> bool {
     let allowed = ALLOWED.iter().find(|(module, _)| *module == from).map(|(_, targets)| *targets);
     let path = path.join("::");
-    let within = |target: &&str| path == **target || path.starts_with(&format!("{target}::"));
-    allowed.is_some_and(|targets| targets.iter().any(|target| within(target)))
+    let within = |target: &&str| path == *target || path.starts_with(&format!("{target}::"));
+    allowed.is_some_and(|targets| targets.iter().any(within))
 }
 
 /// Names of other modules that the table does not allow.

@@ -55,9 +55,9 @@ pub async fn run(path: Option<&Path>, json: bool, out: &mut dyn Write) -> io::Re
         Ok(loaded) => check(&loaded).await,
     };
     if json {
-        report.write_json(out)?
+        report.write_json(out)?;
     } else {
-        report.write_text(out)?
+        report.write_text(out)?;
     }
     Ok(report.verdict())
 }

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     fn shown(old: &Settings, new: &Settings) -> String {
-        diff(old, new).iter().map(|change| format!("{change}\n")).collect()
+        diff(old, new).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]

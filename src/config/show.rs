@@ -251,8 +251,11 @@ fn rest(lines: &mut Lines, settings: &Settings) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::load::parse;
     use super::super::options::OPTIONS;
+    use super::super::raw::Files;
     use super::*;
 
     /// Shown under another name, since the settings no longer know how they were written.
@@ -264,22 +267,25 @@ mod tests {
         "auth.user[].server_password_file",
     ];
 
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn secret(&self, _: &Path) -> std::io::Result<(String, u32)> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+
+        fn readable(&self, _: &Path) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
     fn every_option_is_shown_and_nothing_else() {
         let text = "[cluster]\nnodes = [\"a\", \"b\"]\n\
             [[auth.user]]\nname = \"u\"\npassword = \"hunter2\"\n\
             [[auth.user]]\nname = \"v\"\nverifier = \"md5a3556571e93b0d20722ba62be61e8c2d\"\n\
             [[auth.rule]]\naddress = \"10.0.0.0/8\"\nmethod = \"md5\"\n";
-        struct None;
-        impl super::super::raw::Files for None {
-            fn secret(&self, _: &std::path::Path) -> std::io::Result<(String, u32)> {
-                Err(std::io::ErrorKind::NotFound.into())
-            }
-            fn readable(&self, _: &std::path::Path) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let settings = parse(text, Option::None, [], &None).unwrap().settings;
+        let settings = parse(text, None, [], &NoFiles).unwrap().settings;
         let rows = show(&settings);
         assert_eq!(rows.len(), entries(&settings).len(), "a key is not in the table");
         for option in OPTIONS.iter().filter(|one| !SHOWN_ELSEWHERE.contains(&one.key)) {
@@ -289,7 +295,8 @@ mod tests {
                 option.key
             );
         }
-        let all: String = rows.iter().map(|row| format!("{}={}\n", row.key, row.value)).collect();
+        let lines = rows.iter().map(|row| format!("{}={}", row.key, row.value));
+        let all = lines.collect::<Vec<_>>().join("\n");
         assert!(!all.contains("hunter2") && !all.contains("a3556571"), "{all}");
         for line in ["auth.user[0].password=***", "cluster.max_lag=1s", "auth.rule[0].address=10.0.0.0/8"] {
             assert!(all.contains(line), "{line} is missing in {all}");

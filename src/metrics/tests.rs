@@ -100,10 +100,18 @@ fn the_exposition_is_valid_when_empty_and_when_full() {
     let metrics = Metrics::new(2, &nodes());
     parse(&metrics.render());
     let worker = metrics.worker(0);
-    COUNTERS.iter().for_each(|one| worker.count(one.0));
-    GAUGES.iter().for_each(|one| worker.raise(one.0));
-    LATENCIES.iter().for_each(|one| worker.record(one.0, Duration::from_millis(3)));
-    SQLSTATES.iter().for_each(|code| worker.count_error(code));
+    for one in COUNTERS {
+        worker.count(one.0);
+    }
+    for one in GAUGES {
+        worker.raise(one.0);
+    }
+    for one in LATENCIES {
+        worker.record(one.0, Duration::from_millis(3));
+    }
+    for code in SQLSTATES {
+        worker.count_error(code);
+    }
     let lag = Some(Duration::from_millis(1500));
     let figures =
         NodeFigures { up: true, role: "standby", serves_reads: true, lag, ..NodeFigures::default() };

@@ -173,7 +173,8 @@ fn rights(findings: &mut Findings<'_>, name: &str, rights: Rights) {
 fn standby(findings: &mut Findings<'_>, nodes: &[NodeReport], name: &str, facts: &Facts) {
     let node = Some(name);
     match (facts.receiver.as_deref(), facts.archive_fed) {
-        (Some("streaming"), _) => {}
+        // Without an answer the missing right is told already.
+        (Some("streaming"), _) | (None, None) => {}
         (Some(status), _) => {
             let text = format!("its WAL receiver is \"{status}\", not streaming; see the server's log");
             findings.problem(node, text, "");
@@ -190,8 +191,6 @@ fn standby(findings: &mut Findings<'_>, nodes: &[NodeReport], name: &str, facts:
                 "no WAL receiver runs, so it gets nothing; check primary_conninfo and the server's log";
             findings.problem(node, text, "");
         }
-        // Told already as a missing right.
-        (None, None) => {}
     }
     let primary = primaries(nodes).next().and_then(|(_, primary)| primary.timeline);
     if let (Some(mine), Some(newest)) = (facts.timeline, primary)

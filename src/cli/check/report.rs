@@ -95,14 +95,13 @@ impl Report {
     }
 
     fn rows(&self) -> Vec<[String; 8]> {
-        let row = |node: &NodeReport| match &node.answer {
-            Ok(facts) => self.row(node, facts),
-            Err(_) => {
-                let mut row: [String; 8] = std::array::from_fn(|_| "-".to_owned());
-                node.name.clone_into(&mut row[0]);
-                "unreachable".clone_into(&mut row[1]);
-                row
-            }
+        let row = |node: &NodeReport| {
+            let Ok(facts) = &node.answer else {
+                let unknown = || "-".to_owned();
+                let [name, role] = [node.name.clone(), "unreachable".to_owned()];
+                return [name, role, unknown(), unknown(), unknown(), unknown(), unknown(), unknown()];
+            };
+            self.row(node, facts)
         };
         let mut rows = vec![HEADINGS.map(str::to_owned)];
         rows.extend(self.nodes.iter().map(row));
