@@ -402,6 +402,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if self.child().is_none() {
+            // Never started, or let go.
+            return;
+        }
         let killed = self.kill();
         drop(killed);
         if let Some(child) = self.child().as_mut() {

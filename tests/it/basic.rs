@@ -97,7 +97,7 @@ async fn startup_parameters_are_the_reset_values() {
         ("database", "app"),
         ("application_name", "mine"),
         ("DateStyle", "German"),
-        ("options", "-c work_mem=5MB --statement_timeout=7s -c search_path=a\\ b"),
+        ("options", "-c work_mem=5MB --statement_timeout=7s -c search_path=a,\\ b"),
     ];
     let mut raw = Raw::tcp(&scene.proxy.address()).await;
     let frames = raw.start(raw::V3_0, &params, "app-secret").await;
@@ -115,7 +115,7 @@ async fn startup_parameters_are_the_reset_values() {
         for (name, value) in [
             ("work_mem", "5MB"),
             ("statement_timeout", "7s"),
-            ("search_path", "a b"),
+            ("search_path", "a, b"),
             ("datestyle", "German, DMY"),
             ("application_name", "mine"),
         ] {

@@ -57,6 +57,23 @@ impl Frame {
         columns
     }
 
+    /// The columns of a RowDescription as name:type:format; which table they are from is left out, since
+    /// object ids differ from run to run.
+    pub fn fields(&self) -> Vec<String> {
+        assert_eq!(self.tag, b'T', "a description was expected");
+        let mut rest = &self.body[2..];
+        let mut fields = Vec::new();
+        while !rest.is_empty() {
+            let end = rest.iter().position(|byte| *byte == 0).unwrap();
+            let fixed = &rest[end + 1..];
+            let oid = u32::from_be_bytes(fixed[6..10].try_into().unwrap());
+            let format = u16::from_be_bytes(fixed[16..18].try_into().unwrap());
+            fields.push(format!("{}:{oid}:{format}", text(&rest[..end])));
+            rest = &fixed[18..];
+        }
+        fields
+    }
+
     /// The whole message as bytes.
     pub fn bytes(&self) -> Vec<u8> {
         message(self.tag, &self.body)
@@ -75,6 +92,7 @@ impl fmt::Display for Frame {
                 let shown = self.columns().into_iter().map(|column| column.unwrap_or_else(|| "NULL".into()));
                 write!(f, "{tag} {}", shown.collect::<Vec<_>>().join("|"))
             }
+            b'T' => write!(f, "{tag} {}", self.fields().join("|")),
             _ => write!(f, "{tag} {}", self.body.escape_ascii()),
         }
     }
