@@ -248,6 +248,16 @@ mod rules_can_fail {
     }
 
     #[test]
+    fn files_of_tests_are_known_by_their_declaration() {
+        let text = "#[cfg(test)]\nmod simulation;\nmod idle;\n#[cfg(test)]\nmod tests { mod inner; }\n";
+        assert_eq!(Source::of("src/pool/mod.rs", text).test_modules(), ["src/pool/simulation"]);
+        assert_eq!(
+            Source::of("src/topology/decide.rs", text).test_modules(),
+            ["src/topology/decide/simulation"]
+        );
+    }
+
+    #[test]
     fn unfinished_work() {
         assert_eq!(lines(unfinished, "a; // TODO: b\n/* FIXME */ \"TODO\"; XX000\n/// XXX"), [1, 2, 3]);
         assert_eq!(lines(banned_code, "todo!()"), [1]);

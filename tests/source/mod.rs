@@ -60,7 +60,25 @@ impl Source {
 
     /// All Rust files of the package.
     pub fn all() -> Vec<Self> {
-        files(root(), ".rs").iter().map(|path| Self::read(path)).collect()
+        let mut all: Vec<Self> = files(root(), ".rs").iter().map(|path| Self::read(path)).collect();
+        let tests: Vec<String> = all.iter().flat_map(Self::test_modules).collect();
+        for source in &mut all {
+            let module = source.name.trim_end_matches(".rs").trim_end_matches("/mod");
+            if tests.iter().any(|test| module == test || module.starts_with(&format!("{test}/"))) {
+                source.shipped.clear();
+            }
+        }
+        all
+    }
+
+    /// Modules in files of their own that only tests see, as paths without `.rs`.
+    pub fn test_modules(&self) -> Vec<String> {
+        let path = self.name.trim_end_matches(".rs");
+        let folder = ["/mod", "/lib", "/main"].iter().find_map(|own| path.strip_suffix(own)).unwrap_or(path);
+        let after = self.code.split("#[cfg(test)]").skip(1).map(str::trim_start);
+        let name = |item: &str| Some(item.strip_prefix("mod ")?.split_once(';')?.0.to_owned());
+        let is_word = |name: &String| name.chars().all(|one| one.is_alphanumeric() || one == '_');
+        after.filter_map(name).filter(is_word).map(|name| format!("{folder}/{name}")).collect()
     }
 }
 
