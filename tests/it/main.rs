@@ -8,6 +8,7 @@
     reason = "a failed helper is a failed test"
 )]
 
+mod auth;
 mod basic;
 mod check;
 mod demo;
