@@ -32,6 +32,9 @@ for arg in "$@"; do
 done
 
 need_postgres
+command -v curl >/dev/null || apt_install curl
+command -v dpkg-source >/dev/null || apt_install dpkg-dev
+command -v make >/dev/null || apt_install build-essential
 bindir=${PGSTEER_PGBIN:-$(postgres_bindir)}
 version=$("$bindir/postgres" --version | sed 's/^[^0-9]*\([0-9.]*\).*/\1/')
 major=${version%%.*}

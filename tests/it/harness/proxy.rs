@@ -233,7 +233,8 @@ impl TestProxy {
 impl Drop for TestProxy {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("---- proxy.toml and log of the proxy\n{}", self.proxy.log_text());
+            let file = std::fs::read_to_string(self.proxy.config_file()).unwrap_or_default();
+            eprintln!("---- proxy.toml\n{file}\n---- log of the proxy\n{}", self.proxy.log_text());
         }
     }
 }
