@@ -59,6 +59,12 @@ impl Rules {
             system_identifier: cluster.system_identifier,
         }
     }
+
+    /// New limits for the same nodes: which ones there are is fixed for the life of the process.
+    #[must_use]
+    pub fn renewed(&self, cluster: &Cluster) -> Self {
+        Rules { nodes: self.nodes.clone(), ..Rules::new(cluster) }
+    }
 }
 
 /// What must survive a restart of the proxy: whose cluster this is and how far its history has got.

@@ -265,7 +265,8 @@ impl World {
 fn step() -> impl Strategy<Value = Step> {
     let node = 0..NODES;
     prop_oneof![
-        12 => (node.clone(), prop_oneof![4 => Just(0u8), 1 => 0u8..12]).prop_map(|(node, delay)| Step::Probe { node, delay }),
+        12 => (node.clone(), prop_oneof![4 => Just(0u8), 1 => 0u8..12])
+            .prop_map(|(node, delay)| Step::Probe { node, delay }),
         1 => node.clone().prop_map(Step::Kill),
         1 => node.clone().prop_map(Step::Freeze),
         2 => node.clone().prop_map(Step::Revive),

@@ -1,0 +1,270 @@
+//! One task per node: when to ask, how long to wait, when to connect anew.
+//!
+//! Every question has its own deadline, a connection attempt included, and no prober ever waits for another. Calm: one
+//! question per interval. Fast (a primary is missing or in doubt): a beat per `fast_interval` in between. A nudge asks at
+//! once, an end of the connection is noticed at once.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::config::{Cluster, NodeSettings};
+use crate::metrics::Metrics;
+use crate::net::tls::ServerTlsContext;
+use crate::topology::decide::Input;
+use crate::topology::{Failure, NodeId, Nudges, Observation, Sample, Seen};
+
+use super::clock::Clock;
+use super::link::Link;
+
+/// Nudges come in crowds when a server dies; one answer serves them all.
+const NUDGE_GAP: Duration = Duration::from_millis(2);
+/// Connection attempts are dearer for a server than questions.
+const CONNECT_GAP: Duration = Duration::from_millis(10);
+/// What does not change while a server runs is asked again this often.
+const WHOLE_EVERY: Duration = Duration::from_secs(1);
+/// Questions on a new connection at the fast pace: a node that was down needs several answers to be believed.
+const EAGER_QUESTIONS: u32 = 4;
+
+/// Asks one node.
+pub(super) struct Prober {
+    pub(super) node: NodeId,
+    pub(super) spec: NodeSettings,
+    pub(super) settings: watch::Receiver<Arc<Cluster>>,
+    /// The watcher's wish: true is the fast pace.
+    pub(super) fast: watch::Receiver<bool>,
+    pub(super) sink: mpsc::Sender<Input>,
+    pub(super) clock: Clock,
+    pub(super) nudges: Arc<Nudges>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tls: Arc<ServerTlsContext>,
+}
+
+/// What is remembered while one connection lasts.
+struct Watch {
+    link: Link,
+    /// When the last question was sent.
+    asked: Instant,
+    /// When the last question that was more than a beat was sent.
+    sampled: Instant,
+    /// When the last whole question was sent.
+    whole: Instant,
+    answers: u32,
+}
+
+impl Prober {
+    /// Never ends by itself.
+    pub(super) async fn run(mut self) {
+        loop {
+            let started = Instant::now();
+            if let Some(watch) = self.connect(started).await {
+                let failure = self.watch_over(watch).await;
+                // The end of an idle connection is evidence of this moment; that of a question, of its sending.
+                if let Some(failure) = failure {
+                    let now = Instant::now();
+                    self.failed(0, now, failure).await;
+                }
+            }
+            self.rest(started).await;
+        }
+    }
+
+    /// Connects and asks the first question, all within one deadline.
+    async fn connect(&mut self, started: Instant) -> Option<Watch> {
+        let cluster = Arc::clone(&self.settings.borrow_and_update());
+        let monitor = &cluster.monitor;
+        let number = self.nudges.probe_sent(self.node);
+        let deadline = started + monitor.timeout;
+        let attempt = async {
+            let mut link = Link::open(&self.spec, monitor, &self.tls, deadline).await?;
+            // The evidence is as old as this question, not as the attempt to connect.
+            let sent = Instant::now();
+            let sample = link.sample(true).await?;
+            Ok((link, sent, sample))
+        };
+        let silent = || Err(Failure::Silent(monitor.timeout));
+        match timeout_at(deadline, attempt).await.unwrap_or_else(|_| silent()) {
+            Ok((link, sent, sample)) => {
+                self.answered(number, sent, link.start_time(), Some(sample)).await;
+                Some(Watch { link, asked: sent, sampled: sent, whole: sent, answers: 1 })
+            }
+            Err(failure) => {
+                self.failed(number, started, failure).await;
+                None
+            }
+        }
+    }
+
+    /// Asks until the connection ends; `Some` says why it did when no question was under way.
+    async fn watch_over(&mut self, mut watch: Watch) -> Option<Failure> {
+        loop {
+            let due = watch.asked + self.tick(watch.answers < EAGER_QUESTIONS);
+            let nudged = match self.wait(&mut watch.link, due, watch.asked + NUDGE_GAP).await {
+                Ok(nudged) => nudged,
+                Err(failure) => return Some(failure),
+            };
+            if !self.ask(&mut watch, nudged).await {
+                return None;
+            }
+        }
+    }
+
+    /// Waits, with an ear on the connection, for the tick, a nudge or a change of pace. True: ask everything.
+    async fn wait(&mut self, link: &mut Link, due: Instant, earliest: Instant) -> Result<bool, Failure> {
+        let (node, nudges, fast) = (self.node, &self.nudges, &mut self.fast);
+        let woken = async {
+            tokio::select! {
+                () = sleep_until(due) => false,
+                () = nudges.notified(node) => true,
+                // A slower pace wakes too, for one question more than needed.
+                _ = fast.changed() => true,
+            }
+        };
+        let nudged = link.idle(woken).await?;
+        if nudged {
+            link.idle(sleep_until(earliest)).await?;
+        }
+        let taken = self.nudges.take(self.node);
+        if taken.trouble() {
+            let now = self.clock.now();
+            self.tell(Observation { node: self.node, sent: now, at: now, seen: Seen::Trouble }).await;
+        }
+        Ok(nudged || !taken.is_empty())
+    }
+
+    /// Asks once, or twice when a beat brings news. False: the connection is of no more use.
+    async fn ask(&mut self, watch: &mut Watch, all: bool) -> bool {
+        let every = self.sample_interval();
+        let now = Instant::now();
+        let sample = all
+            || watch.answers < EAGER_QUESTIONS
+            || !watch.link.reports_role()
+            // A beat that would be followed by a question within half a tick may as well be one.
+            || now + self.tick(false) / 2 >= watch.sampled + every;
+        if !sample {
+            if !self.beat(watch).await {
+                return false;
+            }
+            if !watch.link.role_changed() {
+                return true;
+            }
+        }
+        self.sample(watch).await
+    }
+
+    async fn beat(&mut self, watch: &mut Watch) -> bool {
+        let number = self.nudges.probe_sent(self.node);
+        let sent = Instant::now();
+        watch.asked = sent;
+        let start_time = watch.link.start_time();
+        let done = self.in_time(sent, watch.link.beat()).await;
+        self.conclude(number, sent, start_time, done.map(|()| None)).await
+    }
+
+    async fn sample(&mut self, watch: &mut Watch) -> bool {
+        let number = self.nudges.probe_sent(self.node);
+        let sent = Instant::now();
+        (watch.asked, watch.sampled) = (sent, sent);
+        let whole = sent.duration_since(watch.whole) >= WHOLE_EVERY;
+        if whole {
+            watch.whole = sent;
+        }
+        watch.answers = watch.answers.saturating_add(1);
+        let start_time = watch.link.start_time();
+        let done = self.in_time(sent, watch.link.sample(whole)).await;
+        self.conclude(number, sent, start_time, done.map(Some)).await
+    }
+
+    /// Waits for an answer, reports it as late when it is, and gives it up at the deadline.
+    async fn in_time<T>(
+        &self,
+        sent: Instant,
+        answer: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let (timeout, late) = {
+            let monitor = &self.settings.borrow().monitor;
+            (monitor.timeout, (monitor.timeout / 4).max(monitor.fast_interval * 2))
+        };
+        let mut answer = pin!(answer);
+        if late < timeout {
+            if let Ok(done) = timeout_at(sent + late, &mut answer).await {
+                return done;
+            }
+            let at = self.clock.now();
+            self.tell(Observation { node: self.node, sent: self.clock.at(sent), at, seen: Seen::Late }).await;
+        }
+        timeout_at(sent + timeout, answer).await.unwrap_or(Err(Failure::Silent(timeout)))
+    }
+
+    /// Reports the end of a question. False: the connection is of no more use.
+    async fn conclude(
+        &self,
+        number: u64,
+        sent: Instant,
+        start_time: Option<i64>,
+        done: Result<Option<Sample>, Failure>,
+    ) -> bool {
+        match done {
+            Ok(sample) => {
+                self.answered(number, sent, start_time, sample).await;
+                true
+            }
+            Err(failure) => {
+                let usable = matches!(failure, Failure::Denied(_));
+                self.failed(number, sent, failure).await;
+                usable
+            }
+        }
+    }
+
+    async fn answered(&self, number: u64, sent: Instant, start_time: Option<i64>, sample: Option<Sample>) {
+        self.metrics.probe(self.node.index(), true);
+        self.nudges.probe_answered(self.node, number, start_time);
+        let seen = sample.map_or(Seen::Beat, |s| Seen::Sample(Box::new(s)));
+        let (sent, at) = (self.clock.at(sent), self.clock.now());
+        self.tell(Observation { node: self.node, sent, at, seen }).await;
+    }
+
+    async fn failed(&self, number: u64, sent: Instant, failure: Failure) {
+        self.metrics.probe(self.node.index(), false);
+        self.nudges.probe_failed(self.node, number);
+        let (sent, at) = (self.clock.at(sent), self.clock.now());
+        self.tell(Observation { node: self.node, sent, at, seen: Seen::Failed(failure) }).await;
+    }
+
+    async fn tell(&self, observation: Observation) {
+        // The watcher only goes at shutdown, and takes the probers with it.
+        let _ = self.sink.send(Input::Seen(observation)).await;
+    }
+
+    /// Pauses between connection attempts: a tick since the last one began, less when somebody asks.
+    async fn rest(&mut self, started: Instant) {
+        let due = started + self.tick(false);
+        let asked = async {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                () = self.nudges.notified(self.node) => sleep_until(started + CONNECT_GAP).await,
+                _ = self.fast.changed() => sleep_until(started + CONNECT_GAP).await,
+            }
+        };
+        asked.await;
+        let _ = self.nudges.take(self.node);
+    }
+
+    /// Time between two questions.
+    fn tick(&self, eager: bool) -> Duration {
+        let fast = *self.fast.borrow();
+        if fast || eager { self.settings.borrow().monitor.fast_interval } else { self.sample_interval() }
+    }
+
+    /// Time between two questions that are more than beats: `interval`, or less where a tight lag limit needs it.
+    fn sample_interval(&self) -> Duration {
+        let cluster = self.settings.borrow();
+        let monitor = &cluster.monitor;
+        (cluster.max_lag / 5).max(monitor.fast_interval).min(monitor.interval)
+    }
+}
