@@ -128,10 +128,11 @@ impl Stream {
     }
 
     /// Moves an idle stream to the runtime of the calling thread, so that its wake-ups come from there.
-    pub fn rehome(mut self) -> io::Result<Self> {
+    /// After an error the stream is closed.
+    pub fn rehome(&mut self) -> io::Result<()> {
         let plain = std::mem::replace(self.plain_mut(), Plain::Gone).rehome()?;
         *self.plain_mut() = plain;
-        Ok(self)
+        Ok(())
     }
 
     /// Sends a last message as far as the socket takes it at once, and the end of TLS. Never waits.

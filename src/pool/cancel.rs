@@ -1,0 +1,81 @@
+//! Keeps cancel requests from hitting the next user of a backend.
+//!
+//! A CancelRequest travels on a connection of its own and names only the backend. Each lease has a fresh gate: whoever
+//! wants to cancel must pass it first, and the backend is not used again before all who passed have come back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// Set once the lease has ended.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+/// Set once anybody has passed.
+const USED: usize = CLOSED >> 1;
+/// The number of those inside.
+const COUNT: usize = USED - 1;
+
+/// The gate of one lease.
+#[derive(Debug, Default)]
+pub struct CancelGate {
+    state: AtomicUsize,
+    empty: Notify,
+}
+
+/// Somebody is inside; to be kept until the cancel connection has ended.
+#[derive(Debug)]
+pub struct CancelPass(Arc<CancelGate>);
+
+impl CancelGate {
+    /// Lets a canceller in; `None` when the lease has ended and there is nothing to cancel.
+    pub fn enter(self: &Arc<Self>) -> Option<CancelPass> {
+        let entered = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            (state & CLOSED == 0).then_some((state + 1) | USED)
+        });
+        entered.is_ok().then(|| CancelPass(Arc::clone(self)))
+    }
+
+    /// Lets nobody in any more. Says whether anybody ever was.
+    pub(super) fn close(&self) -> bool {
+        self.state.fetch_or(CLOSED, Ordering::AcqRel) & USED != 0
+    }
+
+    /// Waits until nobody is inside. To be called after [`CancelGate::close`], by one task.
+    pub(super) async fn emptied(&self) {
+        // notify_one leaves a permit, so a pass that comes back between check and wait is not missed.
+        while self.state.load(Ordering::Acquire) & COUNT != 0 {
+            self.empty.notified().await;
+        }
+    }
+}
+
+impl Drop for CancelPass {
+    fn drop(&mut self) {
+        if self.0.state.fetch_sub(1, Ordering::AcqRel) & COUNT == 1 {
+            self.0.empty.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_enters_after_closing_and_closing_waits() {
+        let gate = Arc::new(CancelGate::default());
+        assert!(!Arc::new(CancelGate::default()).close());
+        let (first, second) = (gate.enter().unwrap(), gate.enter().unwrap());
+        assert!(gate.close());
+        assert!(gate.enter().is_none());
+        drop(first);
+        let waiting = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.emptied().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(second);
+        waiting.await.unwrap();
+    }
+}

@@ -1,0 +1,170 @@
+//! The timed upkeep of the pools: what is too old, too long idle, broken or of an old epoch goes; standbys are kept warm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::backend::Backend;
+use super::book::{Idle, Phase};
+use super::error::LeaseError;
+use super::key::PoolKey;
+use super::lease::Place;
+use super::recipes::Who;
+use super::registry::{Registry, limits, locked};
+use crate::metrics::{BackendFigures, Counter};
+use crate::topology::{Epoch, Health, NodeId, Role, Topology};
+
+/// How often it looks.
+const ROUND: Duration = Duration::from_millis(500);
+/// After a warm login failed at a node, the next try.
+const WARM_RETRY: Duration = Duration::from_secs(2);
+
+/// Runs until the tasks are told to stop, then closes what is idle.
+pub(super) async fn run(registry: Arc<Registry>) {
+    let mut changes = registry.store.subscribe();
+    let mut seen = (Epoch(0), None);
+    loop {
+        tokio::select! {
+            () = registry.tasks.stopping() => break,
+            () = sleep(ROUND) => {}
+            () = registry.work.notified() => {}
+            Ok(()) = changes.changed() => {}
+        }
+        let topology = registry.store.load();
+        if seen != (topology.epoch, topology.primary) {
+            if let Some(old) = seen.1.filter(|old: &NodeId| topology.primary != Some(*old)) {
+                locked(&registry.book).dismiss(old.index());
+            }
+            seen = (topology.epoch, topology.primary);
+        }
+        registry.on_topology(&topology);
+        registry.tidy();
+    }
+    registry.close_idle(Counter::BackendShutdown, |_, _, _| true);
+}
+
+impl Registry {
+    /// Retires backends of an old epoch and of fenced nodes, and opens warm ones on standbys. The janitor does so by
+    /// itself after every change.
+    pub fn on_topology(self: &Arc<Self>, topology: &Topology) {
+        self.close_idle(Counter::BackendEpoch, |key, one, _| {
+            let fenced =
+                topology.node(key.node).is_none_or(|node| matches!(node.role, Role::Stranger | Role::Zombie));
+            fenced || (one.item.opened_on_primary && one.item.epoch != topology.epoch)
+        });
+        let standbys = topology.nodes.iter().filter(|node| {
+            node.role == Role::Standby && node.health == Health::Up && topology.primary != Some(node.id)
+        });
+        for node in standbys {
+            self.warm(node.id);
+        }
+    }
+
+    /// Closes the idle backends for which `judge` says so.
+    fn close_idle(
+        self: &Arc<Self>,
+        reason: Counter,
+        judge: impl FnMut(&PoolKey, &mut Idle<Backend>, usize) -> bool,
+    ) {
+        let taken = locked(&self.book).sweep(judge);
+        for mut backend in taken {
+            backend.phase = Phase::Closing;
+            self.finish(backend, reason);
+        }
+    }
+
+    /// One round: broken, old and long-idle backends, forgotten recipes and pools, new limits, figures.
+    fn tidy(self: &Arc<Self>) {
+        let settings = self.settings.load_full();
+        let now = Instant::now();
+        locked(&self.book).set_limits(limits(&settings));
+        self.close_idle(Counter::BackendBroken, |_, one, _| !one.item.stream.is_quiet());
+        self.close_idle(Counter::BackendLifetime, |_, one, _| now >= one.item.expires);
+        let since = now.checked_sub(settings.pool.idle_timeout).unwrap_or(now);
+        let used = self.used_recipes(since);
+        self.close_idle(Counter::BackendIdle, |key, one, newer| {
+            // What is kept warm is kept also after its standby has become the primary.
+            let warm = newer < settings.pool.warm && used.contains(&Who::of(key));
+            one.since < since && !warm
+        });
+        locked(&self.book).prune(since);
+        self.publish_figures();
+    }
+
+    /// Recipes whose clients are there, or were there not long ago; the others are forgotten.
+    fn used_recipes(&self, since: Instant) -> Vec<Who> {
+        let nodes = self.store.load().nodes.len();
+        let book = locked(&self.book);
+        let in_use = |who: &Who| (0..nodes).any(|node| book.in_use(&who.at(NodeId(node as u16)), since));
+        let mut recipes = locked(&self.recipes);
+        // The parameters of a login are wanted longer than its backends: a client may come back during a failover.
+        recipes.retain(|who, recipe| {
+            let used = in_use(who);
+            if !used {
+                recipe.credentials = None;
+            }
+            used || recipe.made.elapsed() < Duration::from_hours(1)
+        });
+        recipes
+            .iter()
+            .filter(|(_, recipe)| recipe.credentials.is_some())
+            .map(|(who, _)| who.clone())
+            .collect()
+    }
+
+    /// Opens what is missing to `pool.warm` backends of every recipe at that standby.
+    fn warm(self: &Arc<Self>, node: NodeId) {
+        let want = self.settings.load().pool.warm;
+        let now = Instant::now();
+        let wanted: Vec<_> = {
+            let recipes = locked(&self.recipes);
+            let due = recipes.iter().filter(|(_, recipe)| {
+                recipe.not_before.get(&node).is_none_or(|not_before| *not_before <= now)
+            });
+            due.filter_map(|(who, recipe)| Some((who.clone(), recipe.credentials.clone()?))).collect()
+        };
+        for (who, credentials) in wanted {
+            let key = Arc::new(who.at(node));
+            loop {
+                let reserved = locked(&self.book).reserve(&key, want, now);
+                let Some(pool) = reserved else { break };
+                let place = Place::new(self, pool);
+                let (this, key, who) = (Arc::clone(self), Arc::clone(&key), who.clone());
+                let credentials = Arc::clone(&credentials);
+                self.tasks.spawn(async move {
+                    let deadline = Instant::now() + this.settings.load().cluster.connect_timeout;
+                    match this.open(place, &key, &credentials, deadline).await {
+                        Ok(backend) => this.keep(backend, Phase::Active),
+                        Err(error) => this.warm_failed(&who, node, &error),
+                    }
+                });
+            }
+        }
+    }
+
+    fn warm_failed(&self, who: &Who, node: NodeId, error: &LeaseError) {
+        if let Some(recipe) = locked(&self.recipes).get_mut(who) {
+            recipe.not_before.insert(node, Instant::now() + WARM_RETRY);
+            // A wrong secret is not tried for ever: servers count failures, and people read logs.
+            let refused = matches!(error, LeaseError::Server(error) if error.code.0.starts_with(b"28"));
+            if refused || matches!(error, LeaseError::Login(_)) {
+                recipe.credentials = None;
+            }
+        }
+    }
+
+    fn publish_figures(&self) {
+        let mut nodes = vec![BackendFigures::default(); self.store.load().nodes.len()];
+        for figures in locked(&self.book).figures() {
+            if let Some(node) = nodes.get_mut(figures.key.node.index()) {
+                node.active += figures.active as u64;
+                node.idle += figures.idle as u64;
+                node.opening += figures.opening as u64;
+            }
+        }
+        for (index, figures) in nodes.into_iter().enumerate() {
+            self.metrics.set_backends(index, figures);
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! All pools of the proxy: the one object that sessions, the console and shutdown talk to.
+//!
+//! In: leases, releases, topology changes. Out: backends, figures. The decisions are the book's; this file carries them
+//! out: it closes what is to be closed, resets what comes back, and keeps the figures.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::backend::{Backend, Info, Verdict};
+use super::book::{Book, Limits, Phase, PoolId};
+use super::key::StartupSet;
+use super::login::Doorman;
+use super::params::Params;
+use super::recipes::{Recipes, Who};
+use super::reset::{Dirty, Wash, reset};
+use super::rows::{BackendRow, BackendState, PoolRow};
+use crate::config::Settings;
+use crate::drain::Tasks;
+use crate::metrics::{Counter, Metrics};
+use crate::net::tls::ServerTlsContext;
+use crate::net::{DialError, dial};
+use crate::topology::{NodeId, Nudge, Nudges, Store};
+use crate::wire::encode;
+
+/// How long a server is given to close its side, so that it is not asked for a new backend before the old one is gone.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// The pools. Shared by all threads; locked at checkout and checkin, for microseconds.
+pub struct Registry {
+    pub(super) book: Mutex<Book<Backend>>,
+    pub(super) recipes: Mutex<Recipes>,
+    pub(super) settings: Arc<ArcSwap<Settings>>,
+    pub(super) store: Arc<Store>,
+    pub(super) nudges: Arc<Nudges>,
+    pub(super) tls: Arc<ServerTlsContext>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tasks: Tasks,
+    pub(super) doorman: Doorman,
+    /// Wakes the janitor.
+    pub(super) work: Notify,
+    backends: Mutex<HashMap<u64, Arc<Info>>>,
+    in_flight: Box<[AtomicUsize]>,
+    last_id: AtomicU64,
+    pub(super) this: Weak<Registry>,
+}
+
+pub(super) fn limits(settings: &Settings) -> Limits {
+    let pool = &settings.pool;
+    Limits {
+        size: pool.size.max(1),
+        per_node: pool.max_backends_per_node.max(1),
+        connecting: pool.max_connecting_per_node.max(1),
+        waiters: pool.max_waiters,
+    }
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registry {
+    /// Empty pools and their janitor, which runs on the current runtime until `tasks` stop.
+    pub fn new(
+        settings: Arc<ArcSwap<Settings>>,
+        store: Arc<Store>,
+        nudges: Arc<Nudges>,
+        tls: Arc<ServerTlsContext>,
+        metrics: Arc<Metrics>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let now = settings.load();
+        let nodes = now.cluster.nodes.len();
+        let book = Mutex::new(Book::new(limits(&now)));
+        drop(now);
+        let registry = Arc::new_cyclic(|this| Self {
+            book,
+            recipes: Mutex::default(),
+            settings,
+            store,
+            nudges,
+            tls,
+            metrics,
+            tasks,
+            doorman: Doorman::new(),
+            work: Notify::new(),
+            backends: Mutex::default(),
+            in_flight: (0..nodes).map(|_| AtomicUsize::new(0)).collect(),
+            last_id: AtomicU64::new(0),
+            this: Weak::clone(this),
+        });
+        registry.tasks.spawn(super::janitor::run(Arc::clone(&registry)));
+        registry
+    }
+
+    /// Takes a backend back. Returns at once; a reset or a cancel goes on by itself on the current runtime.
+    pub fn release(self: &Arc<Self>, backend: Backend, verdict: Verdict) {
+        let cancelled = backend.cancels.close();
+        self.leave(&backend);
+        if self.tasks.is_stopping() {
+            return self.close(backend, Counter::BackendShutdown);
+        }
+        match verdict {
+            Verdict::Close => self.close(backend, Counter::BackendBroken),
+            Verdict::CancelAndClose => {
+                let this = Arc::clone(self);
+                backend.set_state(BackendState::Closing);
+                self.tasks.spawn(async move {
+                    this.cancel(backend.key.node, backend.pid, &backend.cancel_key).await;
+                    this.close(backend, Counter::BackendClientVanished);
+                });
+            }
+            Verdict::Clean if !cancelled => self.keep(backend, Phase::Active),
+            Verdict::Clean => self.wash(backend, Wash::Settle),
+            Verdict::Reset => self.wash(backend, Wash::Discard),
+        }
+    }
+
+    fn wash(self: &Arc<Self>, mut backend: Backend, wash: Wash) {
+        backend.set_state(BackendState::Reset);
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let limit = this.settings.load().pool.reset_timeout;
+            match reset(&mut backend, wash, limit).await {
+                Ok(()) => {
+                    this.metrics.count(Counter::ResetOk);
+                    this.keep(backend, Phase::Active);
+                }
+                Err(dirty) => {
+                    this.metrics.count(Counter::ResetFailed);
+                    tracing::debug!(backend = backend.id, pool = %backend.key, %dirty, "a backend was not clean");
+                    let broken = matches!(dirty, Dirty::Io(_));
+                    if broken {
+                        this.nudges.nudge(backend.key.node, Nudge::Eof);
+                    }
+                    this.close(backend, if broken { Counter::BackendBroken } else { Counter::BackendDirty });
+                }
+            }
+        });
+    }
+
+    /// Makes a clean backend available: to the first who waits, else to the idle ones.
+    pub(super) fn keep(self: &Arc<Self>, mut backend: Backend, from: Phase) {
+        if let Some(reason) = self.unfit(&mut backend) {
+            backend.phase = from;
+            return self.close(backend, reason);
+        }
+        backend.set_state(BackendState::Idle);
+        backend.phase = Phase::Idle;
+        let (pool, home) = (backend.pool, backend.home);
+        let evicted = locked(&self.book).give(pool, from, backend, home, Instant::now());
+        self.close_evicted(evicted);
+    }
+
+    /// Why a backend must not be used (again), if it must not: its epoch, its age, or a word or an end from the server.
+    pub(super) fn unfit(&self, backend: &mut Backend) -> Option<Counter> {
+        if backend.opened_on_primary && backend.epoch != self.store.epoch() {
+            return Some(Counter::BackendEpoch);
+        }
+        if Instant::now() >= backend.expires {
+            return Some(Counter::BackendLifetime);
+        }
+        if !backend.stream.is_quiet() {
+            self.nudges.nudge(backend.key.node, Nudge::Eof);
+            return Some(Counter::BackendBroken);
+        }
+        None
+    }
+
+    pub(super) fn close_evicted(self: &Arc<Self>, evicted: Vec<Backend>) {
+        for mut backend in evicted {
+            backend.phase = Phase::Closing;
+            self.finish(backend, Counter::BackendEvicted);
+        }
+    }
+
+    /// Closes a backend. It counts until the server has closed its side too: only then is a place free there.
+    pub(super) fn close(self: &Arc<Self>, mut backend: Backend, reason: Counter) {
+        let evicted = locked(&self.book).change(backend.pool, backend.phase, Phase::Closing, Instant::now());
+        backend.phase = Phase::Closing;
+        self.finish(backend, reason);
+        self.close_evicted(evicted);
+    }
+
+    pub(super) fn finish(self: &Arc<Self>, mut backend: Backend, reason: Counter) {
+        self.metrics.count(reason);
+        backend.set_state(BackendState::Closing);
+        let mut word = Vec::with_capacity(5);
+        encode::terminate(&mut word);
+        backend.stream.farewell(&word);
+        // Without a runtime (the process ends) nobody is left to wait for the server's side.
+        if tokio::runtime::Handle::try_current().is_err() {
+            return self.forget(&mut backend);
+        }
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if !this.tasks.is_stopping() {
+                let mut rest = [0; 512];
+                let end = async { while matches!(backend.stream.read(&mut rest).await, Ok(1..)) {} };
+                // Whether or not it ended in time, we are done with it.
+                let _ = timeout(CLOSING, end).await;
+            }
+            this.forget(&mut backend);
+        });
+    }
+
+    /// The last step of a backend: nothing of it counts any more.
+    fn forget(self: &Arc<Self>, backend: &mut Backend) {
+        let phase = std::mem::replace(&mut backend.phase, Phase::Gone);
+        locked(&self.backends).remove(&backend.id);
+        self.uncount(backend.pool, phase);
+    }
+
+    /// Takes one off the accounts.
+    pub(super) fn uncount(self: &Arc<Self>, pool: PoolId, phase: Phase) {
+        let evicted = locked(&self.book).change(pool, phase, Phase::Gone, Instant::now());
+        self.close_evicted(evicted);
+    }
+
+    /// A backend was dropped without [`Registry::release`]: its socket closes, its place is free.
+    pub(super) fn on_dropped(self: &Arc<Self>, backend: &mut Backend) {
+        // Idle ones are dropped with the book, closing ones with the runtime at the end.
+        if backend.phase == Phase::Active {
+            self.metrics.count(Counter::BackendLeaked);
+            tracing::error!(backend = backend.id, pool = %backend.key, "a backend was dropped without being released");
+            self.leave(backend);
+        }
+        self.forget(backend);
+    }
+
+    /// Counts a backend as held by a session.
+    pub(super) fn hold(&self, backend: &Backend) {
+        if let Some(count) = self.in_flight.get(backend.key.node.index()) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn leave(&self, backend: &Backend) {
+        if let Some(count) = self.in_flight.get(backend.key.node.index()) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Backends of `node` that sessions hold now.
+    pub fn in_flight(&self, node: NodeId) -> usize {
+        self.in_flight.get(node.index()).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// A fresh number for a backend, which is from now on in [`Registry::backend_rows`].
+    pub(super) fn enroll(&self, info: &Arc<Info>) -> u64 {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        locked(&self.backends).insert(id, Arc::clone(info));
+        id
+    }
+
+    /// Sends a CancelRequest and waits until the server has dealt with it (it closes the connection then). Whoever calls
+    /// this for a lease holds a pass of its gate meanwhile.
+    pub async fn cancel(&self, node: NodeId, pid: i32, cancel_key: &[u8]) {
+        let timeout_at = Instant::now() + self.settings.load().cluster.connect_timeout;
+        let counter = match self.send_cancel(node, pid, cancel_key, timeout_at).await {
+            Ok(()) => Counter::CancelForwarded,
+            Err(error) => {
+                tracing::debug!(node = node.0, %error, "a cancel request could not be sent");
+                Counter::CancelFailed
+            }
+        };
+        self.metrics.count(counter);
+    }
+
+    async fn send_cancel(
+        &self,
+        node: NodeId,
+        pid: i32,
+        cancel_key: &[u8],
+        deadline: Instant,
+    ) -> Result<(), DialError> {
+        let spec = self.store.load().node(node).map(|view| Arc::clone(&view.spec));
+        let Some(spec) = spec else { return Err(DialError::Refused) };
+        let mut stream = dial(&spec.address, &self.tls, deadline).await?;
+        let mut out = Vec::with_capacity(16 + cancel_key.len());
+        encode::cancel_request(&mut out, pid, cancel_key);
+        let exchange = async {
+            stream.write_all(&out).await?;
+            stream.flush().await?;
+            // The server says nothing; the end may also come as a reset.
+            let _ = stream.read(&mut [0; 16]).await;
+            Ok(())
+        };
+        tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(DialError::Timeout))
+    }
+
+    /// ParameterStatus of the last login of such a client, for logins while no node can be asked.
+    pub fn cached_login(&self, database: &str, user: &str, set: &StartupSet) -> Option<Params> {
+        let who = Who { database: database.to_owned(), user: user.to_owned(), set: set.clone() };
+        locked(&self.recipes).get(&who).map(|recipe| recipe.params.clone())
+    }
+
+    /// Forgets derived and recovered keys: after a reload they may be wrong.
+    pub fn forget_secrets(&self) {
+        self.doorman.forget();
+        locked(&self.recipes).forget_secrets();
+    }
+
+    /// All pools, by node, database and user.
+    pub fn rows(&self) -> Vec<PoolRow> {
+        let now = Instant::now();
+        let figures = locked(&self.book).figures();
+        let mut rows: Vec<PoolRow> = figures
+            .into_iter()
+            .map(|figures| PoolRow {
+                key: figures.key,
+                active: figures.active,
+                idle: figures.idle,
+                opening: figures.opening,
+                closing: figures.closing,
+                waiting: figures.waiting,
+                longest_wait: figures.first_waits_since.map_or(Duration::ZERO, |since| now - since),
+            })
+            .collect();
+        rows.sort_by(|a, b| {
+            let name = |row: &PoolRow| (row.key.node, Arc::clone(&row.key));
+            let ((a_node, a), (b_node, b)) = (name(a), name(b));
+            (a_node, &a.database, &a.user, &a.set).cmp(&(b_node, &b.database, &b.user, &b.set))
+        });
+        rows
+    }
+
+    /// All backends, oldest first.
+    pub fn backend_rows(&self) -> Vec<BackendRow> {
+        let all: Vec<_> = locked(&self.backends).iter().map(|(id, info)| (*id, Arc::clone(info))).collect();
+        let mut rows: Vec<BackendRow> = all.into_iter().map(|(id, info)| row(id, &info)).collect();
+        rows.sort_unstable_by_key(|row| row.id);
+        rows
+    }
+}
+
+fn row(id: u64, info: &Info) -> BackendRow {
+    let age = info.opened.elapsed();
+    let since = Duration::from_millis(info.since.load(Ordering::Relaxed));
+    BackendRow {
+        id,
+        key: Arc::clone(&info.key),
+        node: info.key.node,
+        pid: info.pid,
+        state: BackendState::from_number(info.state.load(Ordering::Relaxed)),
+        state_age: age.saturating_sub(since),
+        age,
+        epoch: info.epoch,
+        opened_on_primary: info.opened_on_primary,
+        tls: info.tls,
+    }
+}
