@@ -14,3 +14,6 @@ pub use dial::{DialError, dial, dial_plain};
 pub use listener::{AcceptedSocket, Listener, Peer};
 pub use plain::Plain;
 pub use stream::{Stream, TlsInfo};
+
+#[cfg(test)]
+mod tests;

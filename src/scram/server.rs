@@ -128,13 +128,15 @@ fn expected_binding(header: &str, offer: Offer<'_>) -> Result<Vec<u8>, ScramErro
             Ok(expected)
         }
         ("n" | "y", Offer::Plus(_)) => Err(ScramError::Malformed(
-            "the client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data",
+            "the client selected SCRAM-SHA-256-PLUS, \
+             but the SCRAM message does not include channel binding data",
         )),
         (flag, Offer::Plus(_)) if flag.starts_with("p=") => {
             Err(ScramError::Malformed("unsupported SCRAM channel-binding type"))
         }
         (flag, _) if flag.starts_with("p=") => Err(ScramError::Malformed(
-            "the client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes channel binding data",
+            "the client selected SCRAM-SHA-256 without channel binding, \
+             but the SCRAM message includes channel binding data",
         )),
         _ => Err(ScramError::Malformed("unexpected channel-binding flag")),
     }

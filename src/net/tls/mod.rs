@@ -28,3 +28,6 @@ fn provider() -> Arc<CryptoProvider> {
 pub fn common_name(certificate: &[u8]) -> Option<String> {
     crate::scram::der::Certificate::parse(certificate)?.common_name().map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests;
