@@ -154,7 +154,7 @@ async fn a_stranger_is_never_used() {
         known(ours.cluster.n(1)),
         known(stranger.n(0)),
     ]);
-    spec.raw("cluster.system_identifier", &id);
+    spec.set("cluster.system_identifier", &id);
     let proxy = spec.start().await;
     eventually("the stranger to be seen", async || {
         proxy.topology().await.unwrap()["nodes"][2]["role"] == "stranger"
