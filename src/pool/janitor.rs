@@ -13,7 +13,7 @@ use super::lease::Place;
 use super::recipes::Who;
 use super::registry::{Registry, limits, locked};
 use crate::metrics::{BackendFigures, Counter};
-use crate::topology::{Epoch, Health, NodeId, Role, Topology};
+use crate::topology::{Health, NodeId, Role, Topology};
 
 /// How often it looks.
 const ROUND: Duration = Duration::from_millis(500);
@@ -23,7 +23,9 @@ const WARM_RETRY: Duration = Duration::from_secs(2);
 /// Runs until the tasks are told to stop, then closes what is idle.
 pub(super) async fn run(registry: Arc<Registry>) {
     let mut changes = registry.store.subscribe();
-    let mut seen = (Epoch(0), None);
+    let start = registry.store.load();
+    let mut seen = (start.epoch, start.primary);
+    drop(start);
     loop {
         tokio::select! {
             () = registry.tasks.stopping() => break,

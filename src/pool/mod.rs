@@ -28,3 +28,8 @@ pub use key::{PoolKey, StartupSet};
 pub use params::Params;
 pub use registry::Registry;
 pub use rows::{BackendRow, BackendState, PoolRow};
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
