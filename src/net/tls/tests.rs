@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::*;
-use crate::config::{ClientTls, ClientTlsMode, NodeAddress, ServerTls, TlsMode};
+use crate::config::TlsMode::{self, Require, VerifyCa, VerifyFull};
+use crate::config::{ClientTls, ClientTlsMode, NodeAddress, ServerTls};
 use crate::net::{DialError, Plain, Stream, dial};
 
 /// A CA, a server certificate and a client certificate in files.
@@ -106,7 +107,6 @@ async fn modes_check_what_libpq_checks() {
     let ca = files.path("ca.crt");
     let strangers = Files::new();
     let wrong = strangers.path("ca.crt");
-    use TlsMode::{Require, VerifyCa, VerifyFull};
     for (server, mode, ca, good) in [
         ("named", Require, None, true),
         ("named", Require, Some(&ca), true),

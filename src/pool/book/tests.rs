@@ -95,11 +95,11 @@ impl World {
         }
     }
 
-    fn granted(&mut self, pool: PoolId, name: Name, grant: Grant<u32>) {
+    fn granted(&mut self, pool: PoolId, name: Name, grant: &Grant<u32>) {
         match grant {
             Grant::Item(item) => {
-                assert_eq!(self.pools[&item].1, name, "a backend of another pool was handed over");
-                self.held.push(item);
+                assert_eq!(self.pools[item].1, name, "a backend of another pool was handed over");
+                self.held.push(*item);
             }
             Grant::Open => self.opening.push((pool, name, false)),
             Grant::Lost => panic!("nobody was dismissed"),
@@ -110,7 +110,7 @@ impl World {
         let (checkout, evicted) = self.book.checkout(&key(0, name.0, name.1), home(), self.now);
         self.closing.extend(evicted);
         match checkout {
-            Checkout::Now(pool, grant) => self.granted(pool, name, grant),
+            Checkout::Now(pool, grant) => self.granted(pool, name, &grant),
             Checkout::Wait(pool, id, receiver) => {
                 self.waiting.push_back(Waiting { name, pool, id, receiver });
             }
@@ -136,15 +136,12 @@ impl World {
         let mut passed_over: Vec<Name> = Vec::new();
         for _ in 0..self.waiting.len() {
             let mut one = self.waiting.pop_front().unwrap();
-            match one.receiver.try_recv() {
-                Ok(grant) => {
-                    assert!(!passed_over.contains(&one.name), "served before an earlier one of its pool");
-                    self.granted(one.pool, one.name, grant);
-                }
-                Err(_) => {
-                    passed_over.push(one.name);
-                    self.waiting.push_back(one);
-                }
+            if let Ok(grant) = one.receiver.try_recv() {
+                assert!(!passed_over.contains(&one.name), "served before an earlier one of its pool");
+                self.granted(one.pool, one.name, &grant);
+            } else {
+                passed_over.push(one.name);
+                self.waiting.push_back(one);
             }
         }
     }
