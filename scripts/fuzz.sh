@@ -1,0 +1,40 @@
+#!/bin/sh
+# Runs every fuzz target for some seconds each: scripts/fuzz.sh [seconds, 20 by default] [target ...]
+#
+# Needs a nightly toolchain and a C++ compiler; without them it says so and succeeds, since the seeds are replayed by
+# the ordinary tests in any case (tests/corpus.rs). A crash leaves its input in fuzz/artifacts/<target>/: once it is
+# understood, it belongs into fuzz/corpus/<target>/ under a name that says what it is.
+set -eu
+cd "$(dirname "$0")/.."
+
+seconds=${1:-20}
+[ $# -gt 0 ] && shift
+case $seconds in
+'' | *[!0-9]*)
+    echo "usage: scripts/fuzz.sh [seconds for each target] [target ...]" >&2
+    exit 2
+    ;;
+esac
+
+skip() {
+    echo "fuzz: skipped: $1 (tests/corpus.rs has replayed the seeds)"
+    exit 0
+}
+
+cargo +nightly --version >/dev/null 2>&1 || skip "there is no nightly toolchain"
+command -v c++ >/dev/null 2>&1 || skip "there is no C++ compiler, which libFuzzer needs"
+if ! cargo fuzz --version >/dev/null 2>&1; then
+    echo "fuzz: installing cargo-fuzz"
+    cargo install cargo-fuzz --locked --quiet || skip "cargo-fuzz cannot be installed"
+fi
+
+[ $# -gt 0 ] || set -- startup frames scram_server scram_client config sql_lexer
+for target in "$@"; do
+    # New inputs go to a folder outside the repository's seeds.
+    found=fuzz/target/corpus/$target
+    mkdir -p "$found"
+    echo "fuzz: $target for $seconds s"
+    cargo +nightly fuzz run --fuzz-dir fuzz "$target" "$found" "fuzz/corpus/$target" -- \
+        -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 -verbosity=0
+done
+echo "fuzz: nothing found"
