@@ -32,6 +32,7 @@ use super::console::Login;
 use super::show;
 use super::table::{self, Cell, Column, Kind, Table};
 use super::{AdminState, Command};
+use crate::config::Change;
 use crate::wire::error::{PgError, SqlState};
 
 /// A statement kept by Parse; empty texts are kept by pgwire itself.
@@ -96,7 +97,9 @@ impl Answerer {
 
     async fn run(&self, statement: &Statement, status: TransactionStatus) -> Result<Answer, PgError> {
         Ok(match statement {
-            Statement::Begin => Answer::Begin,
+            Statement::Begin => Answer::Begin("BEGIN"),
+            // Ends the failure of a block, not the block.
+            Statement::RollbackTo => Answer::Begin("ROLLBACK"),
             // As a server: COMMIT of a failed block rolls it back and says so.
             Statement::Commit if status == TransactionStatus::Error => Answer::End("ROLLBACK"),
             Statement::Commit => Answer::End("COMMIT"),
@@ -122,10 +125,10 @@ impl Answerer {
             PgError::error(CONFIG_FILE_ERROR, "the configuration has errors; nothing was changed")
                 .with_detail(lines)
         })?;
-        let rows = changes
-            .into_iter()
-            .map(|change| [change.option, change.old, change.new, change.applies].map(Cell::Text).to_vec());
-        Ok(Table::new(CHANGED, rows.collect()))
+        let row = |change: Change| {
+            [change.key, change.old, change.new, change.class.to_string()].map(Cell::Text).to_vec()
+        };
+        Ok(Table::new(CHANGED, changes.into_iter().map(row).collect()))
     }
 
     /// Sends an order and waits for its answer.
@@ -190,7 +193,8 @@ impl Answerer {
 
 /// What a statement came to.
 enum Answer {
-    Begin,
+    /// In a block from now on, with this tag.
+    Begin(&'static str),
     Done(&'static str),
     End(&'static str),
     Rows(Table),
@@ -199,7 +203,7 @@ enum Answer {
 impl Answer {
     fn into_response(self, format: &Format) -> Response {
         match self {
-            Self::Begin => Response::TransactionStart(Tag::new("BEGIN")),
+            Self::Begin(tag) => Response::TransactionStart(Tag::new(tag)),
             Self::Done(tag) => Response::Execution(Tag::new(tag)),
             Self::End(tag) => Response::TransactionEnd(Tag::new(tag)),
             Self::Rows(table) => Response::Query(rows(table, format)),
@@ -293,7 +297,7 @@ impl SimpleQueryHandler for Answerer {
             match self.run(statement, status).await {
                 Ok(answer) => {
                     status = match &answer {
-                        Answer::Begin => status.to_in_transaction_state(),
+                        Answer::Begin(_) => status.to_in_transaction_state(),
                         Answer::End(_) => status.to_idle_state(),
                         _ => status,
                     };

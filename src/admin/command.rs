@@ -64,6 +64,8 @@ pub enum Statement {
     Reload,
     /// Ends the block.
     Rollback,
+    /// ROLLBACK TO a savepoint.
+    RollbackTo,
     /// A table.
     Show(Show),
 }
@@ -181,7 +183,10 @@ fn statement(tokens: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
         "SELECT" => constant(rest).map(Statement::Constant),
         "BEGIN" | "START" => Some(Statement::Begin),
         "COMMIT" | "END" => Some(Statement::Commit),
+        "ROLLBACK" if rest.iter().any(|token| token.is("to")) => Some(Statement::RollbackTo),
         "ROLLBACK" | "ABORT" => Some(Statement::Rollback),
+        "SAVEPOINT" => Some(Statement::Quiet("SAVEPOINT")),
+        "RELEASE" => Some(Statement::Quiet("RELEASE")),
         "SET" => Some(Statement::Quiet("SET")),
         "RESET" => Some(Statement::Quiet("RESET")),
         "DISCARD" => Some(Statement::Quiet("DISCARD ALL")),
@@ -302,6 +307,9 @@ mod tests {
             ("START TRANSACTION", Statement::Begin),
             ("END", Statement::Commit),
             ("ROLLBACK", Statement::Rollback),
+            ("SAVEPOINT \"a b\"", Statement::Quiet("SAVEPOINT")),
+            ("ROLLBACK WORK TO \"a b\"", Statement::RollbackTo),
+            ("RELEASE a", Statement::Quiet("RELEASE")),
             ("DISCARD ALL", Statement::Quiet("DISCARD ALL")),
             ("DEALLOCATE ALL", Statement::Quiet("DEALLOCATE")),
             ("select pg_catalog.version()", Statement::Constant(Constant::Version)),

@@ -7,12 +7,16 @@ use std::time::{Duration, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use super::{AdminState, Changed, Command, Pulse};
-use crate::config::Settings;
+use super::{AdminState, Command, Pulse};
+use crate::config::options::Class;
+use crate::config::{Change, Settings};
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
+use crate::net::tls::ServerTlsContext;
+use crate::pool::Registry;
 use crate::topology::{
-    Epoch, EventKind, EventLog, Health, Lag, Lsn, NodeId, ReadRefusal, Reads, Role, Store, Timeline, Topology,
+    Epoch, EventKind, EventLog, Health, Lag, Lsn, NodeId, Nudges, ReadRefusal, Reads, Role, Store, Timeline,
+    Topology,
 };
 
 /// A primary and a standby that is 1.5 ms behind, and a session number 7 to kill.
@@ -26,9 +30,21 @@ pub(super) fn state() -> Arc<AdminState> {
     let (commands, orders) = mpsc::channel(1);
     let tasks = Tasks::new();
     tasks.spawn(obey(orders));
+    let store = Arc::new(Store::new(topology(&settings)));
+    let nudges = Arc::new(Nudges::new(settings.cluster.nodes.len()));
+    let settings = Arc::new(ArcSwap::from_pointee(settings));
+    let registry = Registry::new(
+        Arc::clone(&settings),
+        Arc::clone(&store),
+        nudges,
+        Arc::new(ServerTlsContext::off()),
+        Arc::clone(&metrics),
+        tasks.clone(),
+    );
     Arc::new(AdminState {
-        store: Arc::new(Store::new(topology(&settings))),
-        settings: Arc::new(ArcSwap::from_pointee(settings)),
+        store,
+        settings,
+        registry,
         events,
         metrics,
         commands,
@@ -71,9 +87,13 @@ async fn obey(mut orders: mpsc::Receiver<Command>) {
             Command::Kill { session, reply } => drop(reply.send(session == 7)),
             Command::Reload { reply } if reloads == 0 => {
                 reloads += 1;
-                let change = ["pool.size", "20", "30", "now"].map(str::to_owned);
-                let [option, old, new, applies] = change;
-                drop(reply.send(Ok(vec![Changed { option, old, new, applies }])));
+                let change = Change {
+                    key: "pool.size".to_owned(),
+                    old: "20".to_owned(),
+                    new: "30".to_owned(),
+                    class: Class::Live,
+                };
+                drop(reply.send(Ok(vec![change])));
             }
             Command::Reload { reply } => {
                 let lines = "proxy.toml:3: pool.size: -1 is not a count\nproxy.toml:9: listen: none";

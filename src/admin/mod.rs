@@ -22,9 +22,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::config::Settings;
+use crate::config::{Change, Settings};
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
+use crate::pool::Registry;
 use crate::topology::{EventLog, Store};
 
 /// Everything the console and the HTTP listener may look at.
@@ -35,6 +36,8 @@ pub struct AdminState {
     pub store: Arc<Store>,
     /// What happened to it.
     pub events: Arc<EventLog>,
+    /// The pools and their backends.
+    pub registry: Arc<Registry>,
     /// What is counted and timed.
     pub metrics: Arc<Metrics>,
     /// Where orders go.
@@ -91,21 +94,8 @@ pub enum Command {
     /// Reads the configuration file again.
     Reload {
         /// Gets what changed, or every error of the file, one a line.
-        reply: oneshot::Sender<Result<Vec<Changed>, String>>,
+        reply: oneshot::Sender<Result<Vec<Change>, String>>,
     },
-}
-
-/// One option that a reload found changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changed {
-    /// Its name, as `pool.size`.
-    pub option: String,
-    /// The value before; secrets are `***`.
-    pub old: String,
-    /// The value now.
-    pub new: String,
-    /// When it takes effect: `now`, `new sessions` or `restart`.
-    pub applies: String,
 }
 
 /// The sign of life of one runtime: /livez fails when it stands still, because a loop that does not turn

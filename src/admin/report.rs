@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::AdminState;
 use crate::metrics::Gauge;
+use crate::pool::PoolRow;
 use crate::topology::{Event, NodeView, Reads, Topology};
 
 /// Events in the document: enough for the story of a failover of a small cluster.
@@ -105,7 +106,8 @@ impl Report {
         let events = state.events.list();
         Self {
             pgsteer: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_s: round(state.started.elapsed().unwrap_or_default().as_secs_f64()),
+            // To the millisecond: rates are made from two of them.
+            uptime_s: (state.started.elapsed().unwrap_or_default().as_secs_f64() * 1000.0).round() / 1000.0,
             epoch: topology.epoch.0,
             topology_version: topology.version,
             primary: primary(&topology).map(|node| node.name().to_owned()),
@@ -183,9 +185,16 @@ struct Counts {
 
 impl Counts {
     fn of(state: &AdminState, nodes: usize) -> Self {
+        let pools = state.registry.rows();
         let node = |index: usize| {
             let statements = state.metrics.statements(index);
-            NodeCounts { statements: statements.primary + statements.standby, ..NodeCounts::default() }
+            let open = |pool: &PoolRow| pool.active + pool.idle + pool.closing;
+            let backends: usize = pools.iter().filter(|pool| pool.key.node.index() == index).map(open).sum();
+            NodeCounts {
+                statements: statements.primary + statements.standby,
+                backends: backends as u64,
+                sessions: 0,
+            }
         };
         let sessions_total = u64::try_from(state.metrics.level(Gauge::Sessions)).unwrap_or(0);
         Self { sessions_total, nodes: (0..nodes).map(node).collect() }

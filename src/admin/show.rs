@@ -7,7 +7,9 @@ use super::AdminState;
 use super::command::{SHOWS, Show};
 use super::report::{NodeReport, Report, from_micros};
 use super::table::{Cell, Column, Row, Table};
-use crate::topology::Event;
+use crate::config;
+use crate::pool::{BackendRow, PoolRow};
+use crate::topology::{Event, NodeId, Topology};
 
 /// The headings of a table, known before it is asked for.
 pub fn columns(show: Show) -> &'static [Column] {
@@ -153,21 +155,117 @@ fn topology(state: &AdminState) -> Vec<Row> {
     ]]
 }
 
-const POOLS: &[Column] = &[];
-const CLIENTS: &[Column] = &[];
-const BACKENDS: &[Column] = &[];
-const CONFIG: &[Column] = &[];
-fn pools(_: &AdminState) -> Vec<Row> {
-    Vec::new()
+const CLIENTS: &[Column] = &[
+    Column::int("session"),
+    Column::text("user"),
+    Column::text("database"),
+    Column::text("address"),
+    Column::text("application"),
+    Column::text("endpoint"),
+    Column::text("state"),
+    Column::text("node"),
+    Column::int("backend_pid"),
+    Column::int("statements"),
+    Column::text("pins"),
+    Column::bool("tls"),
+    Column::time("connected_at"),
+];
+
+const POOLS: &[Column] = &[
+    Column::text("node"),
+    Column::text("database"),
+    Column::text("user"),
+    Column::text("startup_set"),
+    Column::int("active"),
+    Column::int("idle"),
+    Column::int("opening"),
+    Column::int("closing"),
+    Column::int("waiting"),
+    Column::float("longest_wait_ms"),
+];
+
+fn pools(state: &AdminState) -> Vec<Row> {
+    let topology = state.store.load();
+    let row = |pool: PoolRow| {
+        vec![
+            node_name(&topology, pool.key.node),
+            Cell::text(&pool.key.database),
+            Cell::text(&pool.key.user),
+            Cell::Text(pool.key.set.to_string()),
+            Cell::count(pool.active),
+            Cell::count(pool.idle),
+            Cell::count(pool.opening),
+            Cell::count(pool.closing),
+            Cell::count(pool.waiting),
+            Cell::millis(pool.longest_wait),
+        ]
+    };
+    state.registry.rows().into_iter().map(row).collect()
 }
+
+fn node_name(topology: &Topology, id: NodeId) -> Cell {
+    Cell::or_null(topology.node(id), |node| Cell::text(node.name()))
+}
+
+const BACKENDS: &[Column] = &[
+    Column::int("backend"),
+    Column::text("node"),
+    Column::text("database"),
+    Column::text("user"),
+    Column::int("pid"),
+    Column::text("state"),
+    Column::float("state_s"),
+    Column::float("age_s"),
+    Column::int("epoch"),
+    Column::bool("opened_on_primary"),
+    Column::bool("tls"),
+    Column::text("startup_set"),
+];
+
+fn backends(state: &AdminState) -> Vec<Row> {
+    let topology = state.store.load();
+    let row = |backend: BackendRow| {
+        vec![
+            Cell::count(backend.id),
+            node_name(&topology, backend.node),
+            Cell::text(&backend.key.database),
+            Cell::text(&backend.key.user),
+            Cell::count(backend.pid),
+            Cell::text(backend.state.as_str()),
+            Cell::seconds(backend.state_age),
+            Cell::seconds(backend.age),
+            Cell::count(backend.epoch.0),
+            Cell::Bool(backend.opened_on_primary),
+            Cell::Bool(backend.tls),
+            Cell::Text(backend.key.set.to_string()),
+        ]
+    };
+    state.registry.backend_rows().into_iter().map(row).collect()
+}
+
 fn clients(_: &AdminState) -> Vec<Row> {
     Vec::new()
 }
-fn backends(_: &AdminState) -> Vec<Row> {
-    Vec::new()
-}
-fn config(_: &AdminState) -> Vec<Row> {
-    Vec::new()
+
+const CONFIG: &[Column] = &[
+    Column::text("option"),
+    Column::text("value"),
+    Column::text("default"),
+    Column::text("applies"),
+    Column::text("meaning"),
+];
+
+fn config(state: &AdminState) -> Vec<Row> {
+    let row = |row: config::Row| {
+        vec![
+            Cell::Text(row.key),
+            Cell::Text(row.value),
+            Cell::text(row.default),
+            Cell::Text(row.class.to_string()),
+            Cell::text(row.doc),
+        ]
+    };
+    config::show(&state.settings.load()).into_iter().map(row).collect()
 }
 
 const STATS: &[Column] = &[Column::text("metric"), Column::text("labels"), Column::float("value")];

@@ -91,6 +91,11 @@ impl Cell {
         Self::Float((value.as_secs_f64() * 10_000.0).round() / 10.0)
     }
 
+    /// Seconds to the millisecond.
+    pub fn seconds(value: Duration) -> Self {
+        Self::Float((value.as_secs_f64() * 1000.0).round() / 1000.0)
+    }
+
     /// `Null` for `None`.
     pub fn or_null<T>(value: Option<T>, cell: impl FnOnce(T) -> Self) -> Self {
         value.map_or(Self::Null, cell)

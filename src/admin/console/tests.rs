@@ -165,6 +165,8 @@ async fn transactions_look_like_transactions() {
         raw.send(&message(b'Q', format!("{sql}\0").as_bytes())).await;
         assert_eq!(raw.until(b'Z').await.pop().unwrap().1, status, "{sql}");
     }
+    raw.send(&message(b'Q', b"BEGIN; SAVEPOINT a; ROLLBACK TO a\0")).await;
+    assert_eq!(raw.until(b'Z').await.pop().unwrap().1, b"T");
     raw.send(&message(b'Q', b"BEGIN; KILL 1; SHOW HELP\0")).await;
     let answer = raw.until(b'Z').await;
     assert_eq!(answer.iter().map(|(tag, _)| char::from(*tag)).collect::<String>(), "CEZ");
@@ -178,7 +180,7 @@ async fn orders_are_answered_when_done() {
     let client = driver(&fixture::state()).await;
     let changed = client.query_one("RELOAD", &[]).await.unwrap();
     assert_eq!(changed.get::<_, &str>("option"), "pool.size");
-    assert_eq!(changed.get::<_, &str>("applies"), "now");
+    assert_eq!(changed.get::<_, &str>("applies"), "live");
     let refused = client.query("RELOAD", &[]).await.unwrap_err();
     let refused = refused.as_db_error().unwrap();
     assert_eq!(refused.code().code(), "F0000");
@@ -374,5 +376,5 @@ async fn psql_shows_the_tables() {
         assert!(tokio::time::Instant::now() < deadline, "psql has left, but is counted still");
         tokio::task::yield_now().await;
     }
-    assert!(out.contains("pool.size|20|30|now"), "{out}{err}");
+    assert!(out.contains("pool.size|20|30|live"), "{out}{err}");
 }

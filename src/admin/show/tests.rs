@@ -3,6 +3,31 @@
 use super::*;
 use crate::admin::fixture;
 
+/// All tables with their headings, one a line.
+fn headings() -> String {
+    let line = |(word, show, _): &(&str, Show, &str)| {
+        let names: Vec<&str> = columns(*show).iter().map(|column| column.name).collect();
+        format!("{word}: {}\n", names.join(" "))
+    };
+    SHOWS.iter().map(line).collect()
+}
+
+#[test]
+fn headings_stay() {
+    insta::assert_snapshot!(headings(), @r"
+    NODES: node address role health reads lag_ms lag_bytes lsn timeline sessions backends statements server_version started_at probe_ms weight zone reason
+    TOPOLOGY: epoch topology_version primary writable timeline system_identifier nodes nodes_up standbys_read alarms
+    POOLS: node database user startup_set active idle opening closing waiting longest_wait_ms
+    CLIENTS: session user database address application endpoint state node backend_pid statements pins tls connected_at
+    BACKENDS: backend node database user pid state state_s age_s epoch opened_on_primary tls startup_set
+    STATS: metric labels value
+    EVENTS: at kind node event
+    CONFIG: option value default applies meaning
+    VERSION: version
+    HELP: command meaning
+    ");
+}
+
 #[test]
 fn help_lists_every_command() {
     let lines: String = help()
@@ -44,4 +69,24 @@ async fn what_is_not_known_is_null() {
     let lag = NODES.iter().position(|column| column.name == "lag_ms").unwrap();
     assert_eq!(nodes.rows[0][lag], Cell::Null);
     assert_eq!(nodes.rows[1][lag], Cell::Float(1.5));
+}
+
+#[tokio::test]
+async fn every_column_and_metric_is_documented() {
+    let page = include_str!("../../../docs/operations.md");
+    for (word, show, _) in SHOWS {
+        let Some((_, section)) = page.split_once(&format!("**{word}**")) else {
+            assert!(matches!(show, Show::Help | Show::Version), "{word} is not documented");
+            continue;
+        };
+        let section = section.split("\n\n").next().unwrap_or_default();
+        for column in columns(*show) {
+            assert!(section.contains(&format!("`{}`", column.name)), "{word}: {} is missing", column.name);
+        }
+    }
+    let metrics = fixture::state().metrics.render();
+    for line in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert!(page.contains(&format!("| `{name}` | {kind} |")), "{name} is missing");
+    }
 }
