@@ -54,6 +54,8 @@ pub struct Backend {
     pub(super) info: Arc<Info>,
     pub(super) pool: PoolId,
     pub(super) phase: Phase,
+    /// A session has it: counted in [`Registry::in_flight`], and a drop is a leak.
+    pub(super) held: bool,
     pub(super) registry: Weak<Registry>,
     pub(super) expires: Instant,
     pub(super) home: ThreadId,

@@ -123,9 +123,9 @@ impl Registry {
                 }
                 Grant::Open => {
                     let place = Place::new(self, pool);
-                    let backend = self.open(place, key, credentials, deadline).await?;
+                    let mut backend = self.open(place, key, credentials, deadline).await?;
                     backend.set_state(BackendState::Active);
-                    self.hold(&backend);
+                    self.hold(&mut backend);
                     return Ok(backend);
                 }
             }
@@ -171,7 +171,7 @@ impl Registry {
         }
         backend.cancels = Arc::new(CancelGate::default());
         backend.set_state(BackendState::Active);
-        self.hold(&backend);
+        self.hold(&mut backend);
         Some(backend)
     }
 
@@ -281,6 +281,7 @@ impl Registry {
             info,
             pool,
             phase: Phase::Active,
+            held: false,
             registry: self.this.clone(),
             expires: opened + jittered(self.settings.load().pool.lifetime, id),
             home: std::thread::current().id(),

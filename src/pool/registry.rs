@@ -100,9 +100,9 @@ impl Registry {
     }
 
     /// Takes a backend back. Returns at once; a reset or a cancel goes on by itself on the current runtime.
-    pub fn release(self: &Arc<Self>, backend: Backend, verdict: Verdict) {
+    pub fn release(self: &Arc<Self>, mut backend: Backend, verdict: Verdict) {
         let cancelled = backend.cancels.close();
-        self.leave(&backend);
+        self.leave(&mut backend);
         if self.tasks.is_stopping() {
             return self.close(backend, Counter::BackendShutdown);
         }
@@ -225,8 +225,8 @@ impl Registry {
 
     /// A backend was dropped without [`Registry::release`]: its socket closes, its place is free.
     pub(super) fn on_dropped(self: &Arc<Self>, backend: &mut Backend) {
-        // Idle ones are dropped with the book, closing ones with the runtime at the end.
-        if backend.phase == Phase::Active {
+        // Idle ones are dropped with the book; those being reset or closed with the runtime, at the end.
+        if backend.held {
             self.metrics.count(Counter::BackendLeaked);
             tracing::error!(backend = backend.id, pool = %backend.key, "a backend was dropped without being released");
             self.leave(backend);
@@ -235,13 +235,15 @@ impl Registry {
     }
 
     /// Counts a backend as held by a session.
-    pub(super) fn hold(&self, backend: &Backend) {
+    pub(super) fn hold(&self, backend: &mut Backend) {
+        backend.held = true;
         if let Some(count) = self.in_flight.get(backend.key.node.index()) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn leave(&self, backend: &Backend) {
+    fn leave(&self, backend: &mut Backend) {
+        backend.held = false;
         if let Some(count) = self.in_flight.get(backend.key.node.index()) {
             count.fetch_sub(1, Ordering::Relaxed);
         }
