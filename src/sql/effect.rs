@@ -277,6 +277,9 @@ impl<'a> Statement<'a> {
         if token.is_some_and(|token| token.is_any(&["work", "transaction"])) {
             token = self.next();
         }
+        if token.is_some_and(|token| token.is("and")) {
+            return self.unless_chained(Effect::Rollback);
+        }
         if !token.is_some_and(|token| token.is("to")) {
             return Effect::Rollback;
         }
@@ -285,6 +288,11 @@ impl<'a> Statement<'a> {
             self.lexer = before;
         }
         self.name().map_or(Effect::None, Effect::RollbackTo)
+    }
+
+    /// AND CHAIN begins a new block at once: that is no plain end of a transaction.
+    fn unless_chained(&mut self, effect: Effect) -> Effect {
+        if self.next().is_some_and(|token| token.is("no")) { effect } else { Effect::None }
     }
 
     fn prepare(&mut self) -> Effect {
@@ -431,6 +439,8 @@ mod tests {
         assert_eq!(one("PREPARE TRANSACTION 'x'"), Effect::Commit);
         assert_eq!(one("COMMIT PREPARED 'x'"), Effect::Commit);
         assert_eq!(one("ABORT"), Effect::Rollback);
+        assert_eq!(one("ROLLBACK AND NO CHAIN"), Effect::Rollback);
+        assert_eq!(one("ROLLBACK TRANSACTION AND CHAIN"), Effect::None);
         assert_eq!(one("ROLLBACK WORK TO SAVEPOINT \"A\""), Effect::RollbackTo(b"A".to_vec()));
         assert_eq!(one("ROLLBACK TO a"), Effect::RollbackTo(b"a".to_vec()));
         assert_eq!(one("ROLLBACK PREPARED 'x'"), Effect::None);

@@ -1,0 +1,276 @@
+//! What a session carries from one backend to another: settings, SQL-level prepared statements, and the causes that pin
+//! it to its backend.
+//!
+//! In: effects of statements that succeeded, transaction borders, reported parameters. Out: what to replay. Must not know
+//! sockets or nodes.
+
+use std::collections::BTreeSet;
+
+use crate::sql::{Effect, PinCause};
+
+/// Longest statement kept for replay, bytes; a longer one pins the session.
+pub const MAX_STATEMENT: usize = 8 * 1024;
+/// Most settings kept per session; one more pins the session.
+pub const MAX_SETTINGS: usize = 200;
+
+/// Parameters that the server reports but no SET can change.
+const FIXED: [&str; 8] = [
+    "server_version",
+    "server_encoding",
+    "integer_datetimes",
+    "is_superuser",
+    "session_authorization",
+    "in_hot_standby",
+    // Set for real through the startup set of a read-only endpoint; a client's own SET is replayed as a statement.
+    "default_transaction_read_only",
+    "scram_iterations",
+];
+
+/// One statement to replay, under the name by which a later statement replaces it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    key: Vec<u8>,
+    /// The statement as the client wrote it.
+    pub statement: Vec<u8>,
+}
+
+/// Settings and pins of one session, with what an open transaction may still undo.
+#[derive(Debug, Default)]
+pub struct Params {
+    reported: Vec<(Box<str>, Box<str>)>,
+    settings: Vec<Replay>,
+    prepares: Vec<Replay>,
+    pins: BTreeSet<PinCause>,
+    pending: Vec<Effect>,
+    savepoints: Vec<(Vec<u8>, usize)>,
+}
+
+impl Params {
+    /// Notes what the server reported last; true when the value is new.
+    pub fn report(&mut self, name: &str, value: &str) -> bool {
+        match self.reported.iter_mut().find(|(key, _)| &**key == name) {
+            Some((_, old)) if &**old == value => false,
+            Some((_, old)) => {
+                *old = value.into();
+                true
+            }
+            None => {
+                self.reported.push((name.into(), value.into()));
+                true
+            }
+        }
+    }
+
+    /// The value last reported for `name`.
+    pub fn reported(&self, name: &str) -> Option<&str> {
+        self.reported.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
+    }
+
+    /// All reported parameters that SET can change, in the server's order.
+    pub fn settable(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.reported
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .filter(|(name, _)| !FIXED.contains(name))
+    }
+
+    /// True unless the session switched `standard_conforming_strings` off.
+    pub fn standard_strings(&self) -> bool {
+        self.reported("standard_conforming_strings") != Some("off")
+    }
+
+    /// Statements to replay on a fresh backend, in the order they were given.
+    pub fn replays(&self) -> impl Iterator<Item = &Replay> {
+        self.settings.iter().chain(&self.prepares)
+    }
+
+    /// Forgets a statement that could not be replayed.
+    pub fn forget(&mut self, replay: &Replay) {
+        self.settings.retain(|known| known != replay);
+        self.prepares.retain(|known| known != replay);
+    }
+
+    /// Why the session cannot leave its backend unnoticed.
+    pub fn pins(&self) -> impl Iterator<Item = PinCause> {
+        self.pins.iter().copied()
+    }
+
+    /// True when something would be lost with the backend.
+    pub fn is_pinned(&self) -> bool {
+        !self.pins.is_empty()
+    }
+
+    /// The backend is gone and with it everything only it had.
+    pub fn clear_pins(&mut self) {
+        self.pins.clear();
+        self.pending.clear();
+        self.savepoints.clear();
+    }
+
+    /// A statement succeeded. What a rollback can undo waits for the transaction's end.
+    pub fn succeeded(&mut self, effect: &Effect) {
+        match effect {
+            Effect::None | Effect::Begin | Effect::Commit | Effect::Rollback => {}
+            Effect::Savepoint(name) => self.savepoints.push((name.clone(), self.pending.len())),
+            Effect::RollbackTo(name) => self.rolled_back_to(name),
+            // Session locks, prepared statements and DISCARD are not undone by a rollback.
+            Effect::Pin(PinCause::AdvisoryLock)
+            | Effect::Unpin(PinCause::AdvisoryLock)
+            | Effect::Prepare { .. }
+            | Effect::Deallocate(_)
+            | Effect::DeallocateAll
+            | Effect::DiscardAll => self.apply(effect.clone()),
+            undoable => self.pending.push(undoable.clone()),
+        }
+    }
+
+    fn rolled_back_to(&mut self, name: &[u8]) {
+        if let Some(at) = self.savepoints.iter().rposition(|(known, _)| known == name) {
+            self.savepoints.truncate(at + 1);
+            if let Some((_, len)) = self.savepoints.last() {
+                self.pending.truncate(*len);
+            }
+        }
+    }
+
+    /// The transaction committed.
+    pub fn committed(&mut self) {
+        self.savepoints.clear();
+        for effect in std::mem::take(&mut self.pending) {
+            self.apply(effect);
+        }
+    }
+
+    /// The transaction rolled back.
+    pub fn rolled_back(&mut self) {
+        self.savepoints.clear();
+        self.pending.clear();
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::Set { name, statement } => self.set(name, statement),
+            Effect::Reset(name) => self.settings.retain(|known| known.key != name.as_bytes()),
+            Effect::ResetAll => self.settings.retain(|known| is_identity(&known.key)),
+            Effect::DiscardAll => {
+                self.settings.clear();
+                self.prepares.clear();
+                self.pins.clear();
+            }
+            Effect::DiscardTemp => {
+                self.pins.remove(&PinCause::TempTable);
+            }
+            Effect::Prepare { name, statement } => keep(&mut self.prepares, &mut self.pins, name, statement),
+            Effect::Deallocate(name) => self.prepares.retain(|known| known.key != name),
+            Effect::DeallocateAll => self.prepares.clear(),
+            Effect::Pin(cause) => {
+                self.pins.insert(cause);
+            }
+            Effect::Unpin(cause) => {
+                self.pins.remove(&cause);
+            }
+            _ => {}
+        }
+    }
+
+    fn set(&mut self, name: String, statement: Vec<u8>) {
+        if name == "session_authorization" {
+            // SET SESSION AUTHORIZATION also resets the role.
+            self.settings.retain(|known| known.key != b"role");
+        }
+        keep(&mut self.settings, &mut self.pins, name.into_bytes(), statement);
+    }
+}
+
+/// RESET ALL leaves the role and the session's user as they are.
+fn is_identity(key: &[u8]) -> bool {
+    key == b"role" || key == b"session_authorization"
+}
+
+fn keep(list: &mut Vec<Replay>, pins: &mut BTreeSet<PinCause>, key: Vec<u8>, statement: Vec<u8>) {
+    list.retain(|known| known.key != key);
+    if statement.len() > MAX_STATEMENT || list.len() >= MAX_SETTINGS {
+        pins.insert(PinCause::Setting);
+    } else {
+        list.push(Replay { key, statement });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::effect::effects;
+
+    fn run(params: &mut Params, sql: &str) {
+        for effect in effects(sql.as_bytes(), true) {
+            params.succeeded(&effect);
+            match effect {
+                Effect::Commit => params.committed(),
+                Effect::Rollback => params.rolled_back(),
+                _ => {}
+            }
+        }
+    }
+
+    fn statements(params: &Params) -> Vec<String> {
+        params.replays().map(|replay| String::from_utf8(replay.statement.clone()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_rollback_undoes_settings_but_not_locks() {
+        let mut params = Params::default();
+        run(&mut params, "set a = 1; commit");
+        run(&mut params, "begin; set a = 2; set b = 3; select pg_advisory_lock(1); listen x; rollback");
+        assert_eq!(statements(&params), ["set a = 1"]);
+        assert_eq!(params.pins().collect::<Vec<_>>(), [PinCause::AdvisoryLock]);
+    }
+
+    #[test]
+    fn savepoints_undo_what_came_after_them() {
+        let mut params = Params::default();
+        run(
+            &mut params,
+            "begin; set a = 1; savepoint s; set a = 2; savepoint t; set b = 1; rollback to s; set c = 1; commit",
+        );
+        assert_eq!(statements(&params), ["set a = 1", "set c = 1"]);
+    }
+
+    #[test]
+    fn the_last_setting_of_a_name_wins_and_resets_forget() {
+        let mut params = Params::default();
+        run(
+            &mut params,
+            "set a = 1; set role x; set b = 1; set a = 2; reset b; prepare q as select 1; commit",
+        );
+        assert_eq!(statements(&params), ["set role x", "set a = 2", "prepare q as select 1"]);
+        run(&mut params, "reset all; commit");
+        assert_eq!(statements(&params), ["set role x", "prepare q as select 1"]);
+        run(&mut params, "set session authorization y; commit");
+        assert_eq!(statements(&params), ["set session authorization y", "prepare q as select 1"]);
+        run(&mut params, "discard all; commit");
+        assert!(statements(&params).is_empty());
+    }
+
+    #[test]
+    fn what_is_too_long_or_too_much_pins() {
+        let mut params = Params::default();
+        run(&mut params, &format!("set a = '{}'; commit", "x".repeat(MAX_STATEMENT)));
+        assert_eq!(params.pins().collect::<Vec<_>>(), [PinCause::Setting]);
+        let mut params = Params::default();
+        for n in 0..=MAX_SETTINGS {
+            run(&mut params, &format!("set x.a{n} = 1; commit"));
+        }
+        assert!(params.is_pinned());
+        assert_eq!(params.replays().count(), MAX_SETTINGS);
+    }
+
+    #[test]
+    fn reports_say_whether_they_are_new() {
+        let mut params = Params::default();
+        assert!(params.report("TimeZone", "UTC"));
+        assert!(!params.report("TimeZone", "UTC"));
+        assert!(params.report("TimeZone", "CET"));
+        params.report("server_version", "15");
+        assert_eq!(params.settable().collect::<Vec<_>>(), [("TimeZone", "CET")]);
+    }
+}
