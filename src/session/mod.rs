@@ -4,6 +4,7 @@
 //! the backend it has leased and, when that is lost, finds another. `state`, `pipeline`, `params`, `prepared` and
 //! `limbo` are sans-IO: messages in, verdicts out.
 
+pub mod buffer;
 pub mod limbo;
 pub mod params;
 pub mod pipeline;

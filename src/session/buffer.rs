@@ -1,0 +1,357 @@
+//! Receive buffers: a few per worker, lent to whoever has bytes in hand. An idle session holds none.
+//!
+//! In: bytes read from one side. Out: the same bytes, written to the other side from where they were received. A message
+//! longer than a buffer passes through by count and is never gathered. Must not know what messages mean.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::wire::frame::{self, BadLength};
+
+/// Bytes of a buffer: large enough that bulk data costs few system calls, small enough to stay in the cache.
+pub const BUFFER_BYTES: usize = 64 * 1024;
+/// Buffers a worker keeps for later; more are freed when they come back.
+const KEPT: usize = 16;
+
+/// The buffers of one worker that nobody uses at this moment.
+#[derive(Debug, Default)]
+pub struct BufferPool {
+    free: RefCell<Vec<Box<[u8]>>>,
+}
+
+impl BufferPool {
+    /// A pool without buffers; they are made when they are needed.
+    pub fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    fn take(&self) -> Box<[u8]> {
+        self.free.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
+    }
+
+    fn give(&self, buffer: Box<[u8]>) {
+        let mut free = self.free.borrow_mut();
+        if free.len() < KEPT {
+            free.push(buffer);
+        }
+    }
+}
+
+/// What stands at the front of the bytes that have not been looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, or too little to tell: more must be read.
+    More,
+    /// A whole message of this type and length.
+    Whole(u8, usize),
+    /// The beginning of a message too long to wait for; this many bytes of it are here.
+    Part(u8, usize),
+}
+
+/// One direction of a session: received, looked at, written.
+#[derive(Debug)]
+pub struct Half {
+    pool: Rc<BufferPool>,
+    buffer: Option<Box<[u8]>>,
+    /// First byte not written yet.
+    start: usize,
+    /// Bytes before this may be written.
+    seen: usize,
+    /// Bytes received.
+    end: usize,
+    /// Bytes of the message under way that are still to come and pass through unseen.
+    passing: usize,
+    /// Bytes still to come that are dropped.
+    dropping: usize,
+    /// Messages up to this length are waited for whole.
+    whole: usize,
+}
+
+impl Half {
+    /// An empty direction; messages up to `whole` bytes are seen whole.
+    pub fn new(pool: Rc<BufferPool>, whole: usize) -> Self {
+        Self {
+            pool,
+            buffer: None,
+            start: 0,
+            seen: 0,
+            end: 0,
+            passing: 0,
+            dropping: 0,
+            whole: whole.min(BUFFER_BYTES),
+        }
+    }
+
+    /// True when bytes wait to be written.
+    pub fn must_write(&self) -> bool {
+        self.seen > self.start
+    }
+
+    /// True when bytes are here that have not been looked at.
+    pub fn has_unseen(&self) -> bool {
+        self.end > self.seen
+    }
+
+    /// True in the middle of a message of which a part has been let through.
+    pub fn is_inside_message(&self) -> bool {
+        self.passing > 0
+    }
+
+    fn unseen(&self) -> &[u8] {
+        self.buffer.as_deref().and_then(|bytes| bytes.get(self.seen..self.end)).unwrap_or_default()
+    }
+
+    /// The first `len` bytes that have not been looked at.
+    pub fn peek(&self, len: usize) -> &[u8] {
+        self.unseen().get(..len).unwrap_or_default()
+    }
+
+    /// Looks at what is next. Bytes of a message under way have been passed on or dropped before.
+    pub fn next(&mut self) -> Result<Next, BadLength> {
+        self.drop_some();
+        self.pass_some();
+        let unseen = self.unseen();
+        let Some(header) = frame::header(unseen)? else { return Ok(Next::More) };
+        Ok(if unseen.len() >= header.len {
+            Next::Whole(header.tag, header.len)
+        } else if header.len > self.whole {
+            Next::Part(header.tag, unseen.len())
+        } else {
+            Next::More
+        })
+    }
+
+    fn pass_some(&mut self) {
+        let count = self.passing.min(self.end - self.seen);
+        self.passing -= count;
+        self.seen += count;
+    }
+
+    fn drop_some(&mut self) {
+        let count = self.dropping.min(self.end - self.seen);
+        if count > 0 {
+            self.dropping -= count;
+            self.cut(count);
+        }
+    }
+
+    /// Lets the next message through: whole, or its beginning and then the rest as it comes.
+    pub fn pass(&mut self) {
+        if let Ok(Some(header)) = frame::header(self.unseen()) {
+            self.passing = header.len;
+            self.pass_some();
+        }
+    }
+
+    /// Drops the next message, also what of it is still to come. Nothing may wait to be written before it.
+    pub fn drop_message(&mut self) {
+        if let Ok(Some(header)) = frame::header(self.unseen()) {
+            self.dropping = header.len;
+            self.drop_some();
+        }
+    }
+
+    /// Removes `count` unseen bytes. Bytes before them that wait to be written stay.
+    fn cut(&mut self, count: usize) {
+        if self.start == self.seen {
+            self.start += count;
+            self.seen += count;
+        } else if let Some(bytes) = self.buffer.as_deref_mut() {
+            bytes.copy_within(self.seen + count..self.end, self.seen);
+            self.end -= count;
+        }
+        self.tidy();
+    }
+
+    /// The other side is gone: what waited for it is dropped, and so is the rest of a message it had begun to get.
+    pub fn abandon(&mut self) {
+        self.start = self.seen;
+        self.dropping += std::mem::take(&mut self.passing);
+        self.drop_some();
+        self.tidy();
+    }
+
+    /// Drops everything: this side is gone.
+    pub fn clear(&mut self) {
+        (self.start, self.seen, self.end, self.passing, self.dropping) = (0, 0, 0, 0, 0);
+        self.tidy();
+    }
+
+    /// Gives the buffer back when nothing is in it.
+    fn tidy(&mut self) {
+        if self.start == self.end {
+            (self.start, self.seen, self.end) = (0, 0, 0);
+            if let Some(buffer) = self.buffer.take() {
+                self.pool.give(buffer);
+            }
+        }
+    }
+
+    /// Writes what may be written. Ready when nothing is left or the writer failed.
+    pub fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<std::io::Result<()>> {
+        while self.must_write() {
+            let bytes =
+                self.buffer.as_deref().and_then(|bytes| bytes.get(self.start..self.seen)).unwrap_or_default();
+            match Pin::new(&mut *to).poll_write(cx, bytes) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => self.start += count,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        self.tidy();
+        Poll::Ready(Ok(()))
+    }
+
+    /// True when another read could make progress: there is room, or room can be made.
+    pub fn can_read(&self) -> bool {
+        !self.must_write() && self.end - self.seen < BUFFER_BYTES
+    }
+
+    /// Reads once; the number of bytes, 0 at the end of the stream. Nothing may wait to be written.
+    pub fn poll_read<R: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+    ) -> Poll<std::io::Result<usize>> {
+        let mut buffer = self.buffer.take().unwrap_or_else(|| self.pool.take());
+        if self.end == BUFFER_BYTES && self.start > 0 {
+            // Only the beginning of one message is left: it moves to the front to be completed.
+            buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.seen -= self.start;
+            self.start = 0;
+        }
+        let mut room = ReadBuf::new(buffer.get_mut(self.end..).unwrap_or_default());
+        let result = Pin::new(from).poll_read(cx, &mut room);
+        let count = room.filled().len();
+        self.end += count;
+        self.buffer = Some(buffer);
+        self.tidy();
+        result.map_ok(|()| count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::encode;
+    use proptest::prelude::*;
+
+    /// A reader that gives its bytes in pieces, and then is empty for now.
+    struct Pieces(std::collections::VecDeque<Vec<u8>>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            room: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let Some(mut piece) = self.0.pop_front() else { return Poll::Pending };
+            let count = piece.len().min(room.remaining());
+            room.put_slice(&piece[..count]);
+            if count < piece.len() {
+                self.0.push_front(piece.split_off(count));
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn context() -> Context<'static> {
+        Context::from_waker(std::task::Waker::noop())
+    }
+
+    /// Runs all pieces through; messages whose tag is `x` are dropped. What was written comes back.
+    fn relay(half: &mut Half, pieces: Vec<Vec<u8>>) -> Vec<u8> {
+        let mut from = Pieces(pieces.into());
+        let mut out = Vec::new();
+        loop {
+            match half.next().unwrap() {
+                Next::Whole(b'x', _) | Next::Part(b'x', _) => {
+                    if half.must_write() {
+                        assert!(half.poll_write(&mut context(), &mut out).is_ready());
+                    }
+                    half.drop_message();
+                    continue;
+                }
+                Next::Whole(..) | Next::Part(..) => {
+                    half.pass();
+                    continue;
+                }
+                Next::More => {}
+            }
+            assert!(half.poll_write(&mut context(), &mut out).is_ready());
+            assert!(half.can_read());
+            if half.poll_read(&mut context(), &mut from).is_pending() {
+                return out;
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_half_holds_no_buffer() {
+        let pool = BufferPool::new();
+        let mut half = Half::new(Rc::clone(&pool), 100);
+        let mut message = Vec::new();
+        encode::query(&mut message, "select 1");
+        assert_eq!(relay(&mut half, vec![message.clone()]), message);
+        assert!(half.buffer.is_none());
+        assert_eq!(pool.free.borrow().len(), 1);
+    }
+
+    #[test]
+    fn abandoning_drops_the_rest_of_a_message_under_way() {
+        let mut half = Half::new(BufferPool::new(), 10);
+        let mut long = Vec::new();
+        encode::message(&mut long, b'd', |body| body.resize(1000, 1));
+        let (first, rest) = long.split_at(500);
+        assert_eq!(relay(&mut half, vec![first.to_vec()]).len(), 500);
+        assert!(half.is_inside_message());
+        half.abandon();
+        let mut after = Vec::new();
+        encode::sync(&mut after);
+        assert_eq!(relay(&mut half, vec![[rest, &after[..]].concat()]), after);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// However the bytes arrive, what is not dropped comes out unchanged and in order.
+        #[test]
+        fn nothing_is_lost_or_changed(
+            messages in proptest::collection::vec((prop_oneof![Just(b'd'), Just(b'x'), Just(b'Q')], 0usize..200_000), 1..6),
+            cuts in proptest::collection::vec(1usize..100_000, 0..12),
+            whole in prop_oneof![Just(0usize), Just(16_000), Just(BUFFER_BYTES)],
+        ) {
+            let mut all = Vec::new();
+            let mut wanted = Vec::new();
+            for (tag, len) in messages {
+                let mut message = Vec::new();
+                encode::message(&mut message, tag, |body| body.resize(len, tag));
+                all.extend_from_slice(&message);
+                if tag != b'x' {
+                    wanted.extend_from_slice(&message);
+                }
+            }
+            let mut pieces = Vec::new();
+            let mut rest = &all[..];
+            for cut in cuts {
+                let (piece, next) = rest.split_at(cut.min(rest.len()));
+                pieces.push(piece.to_vec());
+                rest = next;
+            }
+            pieces.push(rest.to_vec());
+            pieces.retain(|piece| !piece.is_empty());
+            let mut half = Half::new(BufferPool::new(), whole);
+            prop_assert!(relay(&mut half, pieces) == wanted);
+            prop_assert!(half.buffer.is_none());
+        }
+    }
+}

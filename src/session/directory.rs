@@ -1,0 +1,457 @@
+//! All live sessions: for SHOW, KILL, cancel requests and for waking them when the topology changes.
+//!
+//! In: entries at login and logout, changes of their backend. Out: rows, look-ups and signals. Must not know what a
+//! session does with a signal.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use futures_util::task::AtomicWaker;
+
+use crate::pool::CancelHandle;
+use crate::topology::NodeId;
+
+/// Something a session is told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// The topology has changed.
+    Topology,
+    /// An operator ends the session.
+    Kill,
+    /// The proxy shuts down: end when idle.
+    Drain,
+    /// The proxy shuts down and the deadline has passed: end now.
+    Cut,
+}
+
+impl Signal {
+    fn bit(self) -> u32 {
+        match self {
+            Self::Topology => 1,
+            Self::Kill => 2,
+            Self::Drain => 4,
+            Self::Cut => 8,
+        }
+    }
+}
+
+/// Signals that have arrived and were taken together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals(u32);
+
+impl Signals {
+    /// True when `signal` is among them.
+    pub fn contains(self, signal: Signal) -> bool {
+        self.0 & signal.bit() != 0
+    }
+}
+
+/// Where signals wait for a session; never blocks the sender.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    bits: AtomicU32,
+    waker: AtomicWaker,
+}
+
+impl Mailbox {
+    /// Leaves a signal and wakes the session.
+    pub fn send(&self, signal: Signal) {
+        if self.bits.fetch_or(signal.bit(), Ordering::AcqRel) & signal.bit() == 0 {
+            self.waker.wake();
+        }
+    }
+
+    /// Takes all signals, or asks to be woken by the next.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<Signals> {
+        if let Some(signals) = self.take() {
+            return Poll::Ready(signals);
+        }
+        self.waker.register(cx.waker());
+        self.take().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn take(&self) -> Option<Signals> {
+        if self.bits.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        Some(Signals(self.bits.swap(0, Ordering::AcqRel)))
+    }
+}
+
+/// What a session does at this moment, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Between transactions.
+    Idle,
+    /// A statement runs or a transaction is open.
+    Active,
+    /// Its statement waits for a primary or a standby.
+    Held,
+}
+
+impl Activity {
+    /// The word in SHOW CLIENTS.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Active => "active",
+            Self::Held => "held",
+        }
+    }
+}
+
+/// One live session as others see it.
+#[derive(Debug)]
+pub struct Entry {
+    /// Number of the session, unique in this process.
+    pub id: u64,
+    /// The user logged in.
+    pub user: String,
+    /// The database, without a read-only suffix.
+    pub database: String,
+    /// Where the client connects from; `None` for a unix socket.
+    pub address: Option<IpAddr>,
+    /// Name of the application, as sent at startup.
+    pub application: String,
+    /// True when the session asked for a standby.
+    pub read_only: bool,
+    /// True when the client's connection is encrypted.
+    pub tls: bool,
+    /// When it logged in.
+    pub since: SystemTime,
+    /// Process id told to the client.
+    pub pid: i32,
+    /// Secret told to the client, for cancel requests.
+    key: Vec<u8>,
+    /// Signals for the session.
+    pub mailbox: Mailbox,
+    /// Statements completed.
+    pub statements: AtomicU64,
+    held: AtomicBool,
+    lease: Mutex<Lease>,
+}
+
+#[derive(Debug, Default)]
+struct Lease {
+    backend: Option<(NodeId, i32, CancelHandle)>,
+    pins: Vec<&'static str>,
+    active: bool,
+}
+
+/// What the login knows of a session.
+#[derive(Debug)]
+pub struct Facts {
+    /// The user logged in.
+    pub user: String,
+    /// The database, without a read-only suffix.
+    pub database: String,
+    /// Where the client connects from; `None` for a unix socket.
+    pub address: Option<IpAddr>,
+    /// Name of the application, as sent at startup.
+    pub application: String,
+    /// True when the session asked for a standby.
+    pub read_only: bool,
+    /// True when the client's connection is encrypted.
+    pub tls: bool,
+}
+
+impl Entry {
+    fn lease(&self) -> MutexGuard<'_, Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session has taken this backend.
+    pub fn attached(&self, node: NodeId, pid: i32, cancel: CancelHandle) {
+        self.lease().backend = Some((node, pid, cancel));
+    }
+
+    /// The session has no backend.
+    pub fn detached(&self) {
+        let mut lease = self.lease();
+        lease.backend = None;
+        lease.active = false;
+    }
+
+    /// Notes whether work is under way and why the session is bound to its backend.
+    pub fn activity(&self, active: bool, pins: Vec<&'static str>) {
+        let mut lease = self.lease();
+        lease.active = active;
+        lease.pins = pins;
+    }
+
+    /// Notes that the session's statement waits.
+    pub fn held(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
+    }
+
+    /// A handle that cancels what runs on the session's backend, taken at this instant.
+    pub fn cancel(&self) -> Option<CancelHandle> {
+        self.lease().backend.as_ref().map(|(_, _, cancel)| cancel.clone())
+    }
+}
+
+/// One row of SHOW CLIENTS.
+#[derive(Clone, Debug)]
+pub struct SessionRow {
+    /// Number of the session.
+    pub id: u64,
+    /// User.
+    pub user: String,
+    /// Database.
+    pub database: String,
+    /// Client address; empty for a unix socket.
+    pub address: String,
+    /// Application name sent at startup.
+    pub application: String,
+    /// `primary` or `standby`: what the session asked for.
+    pub endpoint: &'static str,
+    /// idle, active or held.
+    pub state: &'static str,
+    /// Node of its backend.
+    pub node: Option<NodeId>,
+    /// Server process id of its backend.
+    pub backend_pid: Option<i32>,
+    /// Statements completed.
+    pub statements: u64,
+    /// Why it is bound to its backend.
+    pub pins: String,
+    /// True when its connection is encrypted.
+    pub tls: bool,
+    /// When it logged in.
+    pub since: SystemTime,
+}
+
+/// All live sessions of the process.
+#[derive(Debug)]
+pub struct Directory {
+    sessions: Mutex<HashMap<u64, Arc<Entry>>>,
+    next_id: AtomicU64,
+    /// Connections accepted and not yet ended, sessions or not.
+    connections: AtomicUsize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+    limit: AtomicUsize,
+}
+
+impl Directory {
+    /// An empty directory with room for `max_clients` connections.
+    pub fn new(max_clients: usize) -> Self {
+        Self {
+            sessions: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            connections: AtomicUsize::new(0),
+            by_address: Mutex::default(),
+            limit: AtomicUsize::new(max_clients),
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new limit of connections, from a reload.
+    pub fn set_limit(&self, max_clients: usize) {
+        self.limit.store(max_clients, Ordering::Relaxed);
+    }
+
+    /// Takes one of the `max_clients` places, if one is free. It is given back by dropping the result.
+    pub fn admit(self: &Arc<Self>) -> Option<Place> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let taken = self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+            (count < limit).then_some(count + 1)
+        });
+        taken.is_ok().then(|| Place(Arc::clone(self)))
+    }
+
+    /// Connections that hold a place.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Counts one login under way from `address`, unless `limit` are already.
+    pub fn begin_login(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<LoginGuard> {
+        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_insert(0);
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(LoginGuard { directory: Arc::clone(self), address })
+    }
+
+    /// Adds a session; `pid` and `key` are what the client is told.
+    pub fn enter(self: &Arc<Self>, facts: Facts, pid: i32, key: Vec<u8>) -> Arc<Entry> {
+        let entry = Arc::new(Entry {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            user: facts.user,
+            database: facts.database,
+            address: facts.address,
+            application: facts.application,
+            read_only: facts.read_only,
+            tls: facts.tls,
+            since: SystemTime::now(),
+            pid,
+            key,
+            mailbox: Mailbox::default(),
+            statements: AtomicU64::new(0),
+            held: AtomicBool::new(false),
+            lease: Mutex::default(),
+        });
+        self.sessions().insert(entry.id, Arc::clone(&entry));
+        entry
+    }
+
+    /// Removes a session.
+    pub fn leave(&self, id: u64) {
+        self.sessions().remove(&id);
+    }
+
+    /// Sessions logged in.
+    pub fn len(&self) -> usize {
+        self.sessions().len()
+    }
+
+    /// True when no session is logged in.
+    pub fn is_empty(&self) -> bool {
+        self.sessions().is_empty()
+    }
+
+    /// The session that was told this process id and key. Compared in constant time: the key is a secret.
+    pub fn by_cancel_key(&self, pid: i32, key: &[u8]) -> Option<Arc<Entry>> {
+        use subtle::ConstantTimeEq;
+        self.sessions().values().find(|entry| entry.pid == pid && bool::from(entry.key.ct_eq(key))).cloned()
+    }
+
+    /// Sends a signal to every session.
+    pub fn signal_all(&self, signal: Signal) {
+        for entry in self.sessions().values() {
+            entry.mailbox.send(signal);
+        }
+    }
+
+    /// Ends one session; false when there is none with this number.
+    pub fn kill(&self, id: u64) -> bool {
+        self.sessions().get(&id).map(|entry| entry.mailbox.send(Signal::Kill)).is_some()
+    }
+
+    /// All sessions, oldest first.
+    pub fn rows(&self) -> Vec<SessionRow> {
+        let entries: Vec<Arc<Entry>> = self.sessions().values().cloned().collect();
+        let mut rows: Vec<SessionRow> = entries.iter().map(|entry| row(entry)).collect();
+        rows.sort_by_key(|row| row.id);
+        rows
+    }
+}
+
+fn row(entry: &Entry) -> SessionRow {
+    let lease = entry.lease();
+    let activity = match (entry.held.load(Ordering::Relaxed), lease.active) {
+        (true, _) => Activity::Held,
+        (false, true) => Activity::Active,
+        (false, false) => Activity::Idle,
+    };
+    SessionRow {
+        id: entry.id,
+        user: entry.user.clone(),
+        database: entry.database.clone(),
+        address: entry.address.map(|address| address.to_string()).unwrap_or_default(),
+        application: entry.application.clone(),
+        endpoint: if entry.read_only { "standby" } else { "primary" },
+        state: activity.as_str(),
+        node: lease.backend.as_ref().map(|(node, _, _)| *node),
+        backend_pid: lease.backend.as_ref().map(|(_, pid, _)| *pid),
+        statements: entry.statements.load(Ordering::Relaxed),
+        pins: lease.pins.join(", "),
+        tls: entry.tls,
+        since: entry.since,
+    }
+}
+
+/// One of the `max_clients` places.
+#[derive(Debug)]
+pub struct Place(Arc<Directory>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One login under way from an address.
+#[derive(Debug)]
+pub struct LoginGuard {
+    directory: Arc<Directory>,
+    address: IpAddr,
+}
+
+impl Drop for LoginGuard {
+    fn drop(&mut self) {
+        let mut counts = self.directory.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(user: &str) -> Facts {
+        Facts {
+            user: user.into(),
+            database: "d".into(),
+            address: None,
+            application: String::new(),
+            read_only: false,
+            tls: false,
+        }
+    }
+
+    #[test]
+    fn places_and_logins_are_limited_and_given_back() {
+        let directory = Arc::new(Directory::new(2));
+        let first = directory.admit().unwrap();
+        let second = directory.admit().unwrap();
+        assert!(directory.admit().is_none());
+        drop(first);
+        assert!(directory.admit().is_some());
+        drop(second);
+        assert_eq!(directory.connections(), 0);
+
+        let address: IpAddr = "::1".parse().unwrap();
+        let login = directory.begin_login(address, 1).unwrap();
+        assert!(directory.begin_login(address, 1).is_none());
+        drop(login);
+        assert!(directory.begin_login(address, 1).is_some());
+    }
+
+    #[test]
+    fn only_the_right_key_finds_a_session() {
+        let directory = Arc::new(Directory::new(2));
+        let entry = directory.enter(facts("a"), 7, vec![1, 2, 3, 4]);
+        assert_eq!(directory.by_cancel_key(7, &[1, 2, 3, 4]).unwrap().id, entry.id);
+        assert!(directory.by_cancel_key(7, &[1, 2, 3, 5]).is_none());
+        assert!(directory.by_cancel_key(7, &[1, 2, 3]).is_none());
+        assert!(directory.by_cancel_key(8, &[1, 2, 3, 4]).is_none());
+        directory.leave(entry.id);
+        assert!(directory.by_cancel_key(7, &[1, 2, 3, 4]).is_none());
+    }
+
+    #[tokio::test]
+    async fn signals_wait_until_they_are_taken_together() {
+        let mailbox = Mailbox::default();
+        mailbox.send(Signal::Topology);
+        mailbox.send(Signal::Kill);
+        let signals = std::future::poll_fn(|cx| mailbox.poll(cx)).await;
+        assert!(signals.contains(Signal::Topology) && signals.contains(Signal::Kill));
+        assert!(!signals.contains(Signal::Drain));
+        assert!(std::future::poll_fn(|cx| Poll::Ready(mailbox.poll(cx).is_pending())).await);
+    }
+}
