@@ -5,14 +5,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use futures_util::task::AtomicWaker;
 
-use crate::pool::CancelHandle;
+use super::params::PIN_CAUSES;
+use crate::pool::{CancelGate, CancelPass};
 use crate::topology::NodeId;
 
 /// Something a session is told from outside.
@@ -132,14 +133,22 @@ pub struct Entry {
     /// Statements completed.
     pub statements: AtomicU64,
     held: AtomicBool,
-    lease: Mutex<Lease>,
+    active: AtomicBool,
+    pins: AtomicU8,
+    backend: Mutex<Option<Leased>>,
 }
 
-#[derive(Debug, Default)]
-struct Lease {
-    backend: Option<(NodeId, i32, CancelHandle)>,
-    pins: Vec<&'static str>,
-    active: bool,
+/// The backend a session has, as others need to know it.
+#[derive(Clone, Debug)]
+pub struct Leased {
+    /// Its node.
+    pub node: NodeId,
+    /// Server process id.
+    pub pid: i32,
+    /// Secret of the server, for CancelRequest.
+    pub key: Vec<u8>,
+    /// Keeps the backend from its next user while a CancelRequest is under way.
+    pub cancels: Arc<CancelGate>,
 }
 
 /// What the login knows of a session.
@@ -160,37 +169,44 @@ pub struct Facts {
 }
 
 impl Entry {
-    fn lease(&self) -> MutexGuard<'_, Lease> {
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    fn backend(&self) -> MutexGuard<'_, Option<Leased>> {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The session has taken this backend.
-    pub fn attached(&self, node: NodeId, pid: i32, cancel: CancelHandle) {
-        self.lease().backend = Some((node, pid, cancel));
+    pub fn attached(&self, leased: Leased) {
+        *self.backend() = Some(leased);
     }
 
     /// The session has no backend.
     pub fn detached(&self) {
-        let mut lease = self.lease();
-        lease.backend = None;
-        lease.active = false;
+        *self.backend() = None;
+        self.set_active(false);
     }
 
-    /// Notes whether work is under way and why the session is bound to its backend.
-    pub fn activity(&self, active: bool, pins: Vec<&'static str>) {
-        let mut lease = self.lease();
-        lease.active = active;
-        lease.pins = pins;
+    /// Notes whether work is under way.
+    pub fn set_active(&self, active: bool) {
+        self.active.store(active, Ordering::Relaxed);
+    }
+
+    /// Notes statements completed and why the session is bound to its backend.
+    pub fn note(&self, statements: u64, pin_bits: u8) {
+        self.statements.store(statements, Ordering::Relaxed);
+        self.pins.store(pin_bits, Ordering::Relaxed);
     }
 
     /// Notes that the session's statement waits.
-    pub fn held(&self, held: bool) {
+    pub fn set_held(&self, held: bool) {
         self.held.store(held, Ordering::Relaxed);
     }
 
-    /// A handle that cancels what runs on the session's backend, taken at this instant.
-    pub fn cancel(&self) -> Option<CancelHandle> {
-        self.lease().backend.as_ref().map(|(_, _, cancel)| cancel.clone())
+    /// What cancels the work under way at this instant. The pass is taken under the lock that a change of backend
+    /// takes too: the backend cannot get its next user before the pass is given back.
+    pub fn cancel(&self) -> Option<(Leased, CancelPass)> {
+        let backend = self.backend();
+        let leased = backend.as_ref()?;
+        let pass = leased.cancels.enter();
+        Some((leased.clone(), pass))
     }
 }
 
@@ -298,7 +314,9 @@ impl Directory {
             mailbox: Mailbox::default(),
             statements: AtomicU64::new(0),
             held: AtomicBool::new(false),
-            lease: Mutex::default(),
+            active: AtomicBool::new(false),
+            pins: AtomicU8::new(0),
+            backend: Mutex::default(),
         });
         self.sessions().insert(entry.id, Arc::clone(&entry));
         entry
@@ -347,12 +365,15 @@ impl Directory {
 }
 
 fn row(entry: &Entry) -> SessionRow {
-    let lease = entry.lease();
-    let activity = match (entry.held.load(Ordering::Relaxed), lease.active) {
+    let activity = match (entry.held.load(Ordering::Relaxed), entry.active.load(Ordering::Relaxed)) {
         (true, _) => Activity::Held,
         (false, true) => Activity::Active,
         (false, false) => Activity::Idle,
     };
+    let bits = entry.pins.load(Ordering::Relaxed);
+    let pins: Vec<&str> =
+        PIN_CAUSES.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0).map(|(_, c)| c.as_str()).collect();
+    let backend = entry.backend();
     SessionRow {
         id: entry.id,
         user: entry.user.clone(),
@@ -361,10 +382,10 @@ fn row(entry: &Entry) -> SessionRow {
         application: entry.application.clone(),
         endpoint: if entry.read_only { "standby" } else { "primary" },
         state: activity.as_str(),
-        node: lease.backend.as_ref().map(|(node, _, _)| *node),
-        backend_pid: lease.backend.as_ref().map(|(_, pid, _)| *pid),
+        node: backend.as_ref().map(|leased| leased.node),
+        backend_pid: backend.as_ref().map(|leased| leased.pid),
         statements: entry.statements.load(Ordering::Relaxed),
-        pins: lease.pins.join(", "),
+        pins: pins.join(", "),
         tls: entry.tls,
         since: entry.since,
     }

@@ -13,6 +13,15 @@ pub const MAX_STATEMENT: usize = 8 * 1024;
 /// Most settings kept per session; one more pins the session.
 pub const MAX_SETTINGS: usize = 200;
 
+/// All causes, in the order of the bits of [`Params::pin_bits`].
+pub const PIN_CAUSES: [PinCause; 5] = [
+    PinCause::AdvisoryLock,
+    PinCause::HeldCursor,
+    PinCause::Listen,
+    PinCause::TempTable,
+    PinCause::Setting,
+];
+
 /// Parameters that the server reports but no SET can change.
 const FIXED: [&str; 8] = [
     "server_version",
@@ -32,6 +41,13 @@ pub struct Replay {
     key: Vec<u8>,
     /// The statement as the client wrote it.
     pub statement: Vec<u8>,
+}
+
+impl Replay {
+    /// True when the statement sets the parameter `name`.
+    pub fn sets(&self, name: &str) -> bool {
+        self.key.eq_ignore_ascii_case(name.as_bytes())
+    }
 }
 
 /// Settings and pins of one session, with what an open transaction may still undo.
@@ -66,6 +82,11 @@ impl Params {
         self.reported.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
     }
 
+    /// All reported parameters, in the server's order.
+    pub fn all_reported(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.reported.iter().map(|(name, value)| (&**name, &**value))
+    }
+
     /// All reported parameters that SET can change, in the server's order.
     pub fn settable(&self) -> impl Iterator<Item = (&str, &str)> {
         self.reported
@@ -93,6 +114,11 @@ impl Params {
     /// Why the session cannot leave its backend unnoticed.
     pub fn pins(&self) -> impl Iterator<Item = PinCause> {
         self.pins.iter().copied()
+    }
+
+    /// The same as one bit per cause, in the order of [`PIN_CAUSES`].
+    pub fn pin_bits(&self) -> u8 {
+        PIN_CAUSES.iter().enumerate().map(|(bit, cause)| u8::from(self.pins.contains(cause)) << bit).sum()
     }
 
     /// True when something would be lost with the backend.

@@ -64,6 +64,10 @@ pub struct State {
     pub hot_standby: Option<bool>,
     /// Statements completed.
     pub statements: u64,
+    /// The name the client gave at startup, when it gave one.
+    application: Option<Box<str>>,
+    /// A RESET took that name away on the backend.
+    name_reset: bool,
 }
 
 impl State {
@@ -76,7 +80,26 @@ impl State {
             prepared: Prepared::new(prepared_bytes),
             hot_standby: None,
             statements: 0,
+            application: None,
+            name_reset: false,
         }
+    }
+
+    /// The client gave this `application_name` at startup: RESET returns to it. Backends are opened without it, since
+    /// sessions share them.
+    pub fn set_application(&mut self, name: &str) {
+        self.application = Some(name.into());
+        self.params.report("application_name", name);
+    }
+
+    /// True when a RESET has left the backend without the session's `application_name`.
+    pub fn wants_name(&self) -> bool {
+        self.name_reset
+    }
+
+    /// The name to set again, once.
+    pub fn take_name(&mut self) -> Option<Box<str>> {
+        if std::mem::take(&mut self.name_reset) { self.application.clone() } else { None }
     }
 
     /// True between transactions: nothing is open, outstanding or half sent, so that the backend could be another.
@@ -194,6 +217,7 @@ impl State {
             Some(effect @ Effect::RollbackTo(_)) => self.params.succeeded(effect),
             Some(effect) => {
                 self.params.succeeded(effect);
+                self.note_reset(effect);
                 match effect {
                     Effect::DiscardAll | Effect::DeallocateAll => self.prepared.clear(),
                     Effect::Deallocate(name) => self.prepared.remove(name),
@@ -203,6 +227,15 @@ impl State {
             }
             None => self.settle(tag),
         }
+    }
+
+    fn note_reset(&mut self, effect: &Effect) {
+        let resets = match effect {
+            Effect::ResetAll | Effect::DiscardAll => true,
+            Effect::Reset(name) => name == "application_name",
+            _ => false,
+        };
+        self.name_reset |= resets && self.application.is_some();
     }
 
     fn settle(&mut self, tag: &[u8]) {

@@ -1,0 +1,348 @@
+//! The hot path: moves whole messages between the client and its backend, in place and with the sockets' back-pressure.
+//!
+//! In: readiness of both sockets. Out: an [`Event`] whenever something happens that the relay does not handle. It never
+//! waits for anything but the two sockets and the mailbox. Per small round trip: two reads, two writes, no allocation.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+
+use super::buffer::Next;
+use super::directory::Signals;
+use super::limbo::Step;
+use super::run::Session;
+use crate::topology::Nudge;
+use crate::wire::backend::TxStatus;
+use crate::wire::encode;
+use crate::wire::error::{ErrorView, PgError, SqlState};
+use crate::wire::frame::HEADER_LEN;
+use crate::wire::frontend::Kind;
+
+/// Reads of one direction before the other gets its turn.
+const ROUNDS: usize = 16;
+/// Replies of ours that may wait for a slow client before its next message is looked at, bytes.
+const REPLIES_MAX: usize = 64 * 1024;
+
+/// What the relay cannot handle by itself.
+#[derive(Debug)]
+pub enum Event {
+    /// The client has a request and there is no backend for it, or the topology has changed since the last one.
+    Request,
+    /// The client said Terminate; what it sent before is under way.
+    Terminate,
+    /// The client's connection ended, or cannot be written.
+    ClientGone {
+        /// It was reset: nobody reads any more.
+        reset: bool,
+    },
+    /// The client broke the protocol.
+    Violation(PgError),
+    /// The server broke the protocol.
+    Garbage,
+    /// The server ended the connection, with its last message if that may mean more than this session.
+    BackendGone(Option<Vec<u8>>),
+    /// The backend's node is no longer the primary it was when the session took it.
+    EpochOver,
+    /// The proxy shuts down and the session has nothing under way.
+    Drained,
+    /// Signals from outside.
+    Signals(Signals),
+}
+
+/// What a look at received bytes led to.
+enum Look {
+    /// Everything here has been looked at.
+    Done,
+    /// Something must be written before the next message is looked at.
+    WriteFirst,
+    /// The relay cannot go on.
+    Stop(Event),
+}
+
+/// SQLSTATEs of FATAL errors that may mean the whole server and not just this backend.
+const MAY_BE_FAILOVER: [SqlState; 3] =
+    [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+
+impl Session {
+    /// Relays until something happens.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        match self.poll_replies(cx) {
+            Poll::Ready(Ok(())) => {
+                // Server first: what it has said may change what the client's next message means.
+                if let Poll::Ready(event) = self.poll_down(cx) {
+                    return Poll::Ready(event);
+                }
+                if let Poll::Ready(event) = self.poll_up(cx) {
+                    return Poll::Ready(event);
+                }
+            }
+            Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone { reset: true }),
+            Poll::Pending => {}
+        }
+        if self.draining && self.state.is_quiet() {
+            return Poll::Ready(Event::Drained);
+        }
+        let signals = ready!(self.entry.mailbox.poll(cx));
+        Poll::Ready(Event::Signals(signals))
+    }
+
+    /// Writes what we say ourselves.
+    pub(super) fn poll_replies(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        while self.replied < self.replies.len() {
+            let rest = self.replies.get(self.replied..).unwrap_or_default();
+            self.replied += ready!(Pin::new(&mut self.client).poll_write(cx, rest))?;
+            self.client_flushed = false;
+        }
+        if self.replied > 0 {
+            self.replied = 0;
+            self.replies = Vec::new();
+        }
+        self.poll_flush_client(cx)
+    }
+
+    fn poll_flush_client(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        // Only TLS has something to flush: a plain socket takes what it is given.
+        if !self.client_flushed && self.client.is_tls() {
+            ready!(Pin::new(&mut self.client).poll_flush(cx))?;
+        }
+        self.client_flushed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Client to server.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        for _ in 0..ROUNDS {
+            ready!(self.poll_write_up(cx));
+            let look = self.look_up();
+            if !self.replies.is_empty() && ready!(self.poll_replies(cx)).is_err() {
+                return Poll::Ready(Event::ClientGone { reset: true });
+            }
+            match look {
+                Look::Stop(event) => return Poll::Ready(event),
+                Look::WriteFirst => continue,
+                Look::Done if self.up.must_write() => continue,
+                Look::Done => {}
+            }
+            if self.client_ended {
+                return Poll::Pending;
+            }
+            match ready!(self.up.poll_read(cx, &mut self.client)) {
+                Ok(0) => return Poll::Ready(Event::ClientGone { reset: false }),
+                Ok(count) => self.ctx.metrics.add_bytes(count as u64, 0),
+                Err(_) => return Poll::Ready(Event::ClientGone { reset: true }),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes to the server. A server that cannot be written is left to the reading side, where its last words are.
+    fn poll_write_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(attached) = self.attached.as_mut() else { return Poll::Ready(()) };
+        if attached.broken {
+            return Poll::Pending;
+        }
+        if self.up.must_write() {
+            let written = ready!(self.up.poll_write(cx, &mut attached.backend.stream));
+            attached.flushed = false;
+            if written.is_err() {
+                attached.broken = true;
+                self.up.abandon();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        if !attached.flushed && attached.backend.stream.is_tls() {
+            // An error here shows on the reading side too.
+            let _ = ready!(Pin::new(&mut attached.backend.stream).poll_flush(cx));
+        }
+        attached.flushed = true;
+        Poll::Ready(())
+    }
+
+    fn look_up(&mut self) -> Look {
+        loop {
+            let (tag, len, whole) = match self.up.next() {
+                Ok(Next::More) => return Look::Done,
+                Ok(Next::Whole(tag, len)) => (tag, len, true),
+                Ok(Next::Part(tag, len)) => (tag, len, false),
+                Err(bad) => return Look::Stop(Event::Violation(violation(bad.to_string()))),
+            };
+            let kind = Kind::of(tag);
+            if kind == Some(Kind::Terminate) {
+                return Look::Stop(Event::Terminate);
+            }
+            let look = if self.limbo.is_some() || self.attached.is_none() {
+                self.look_without_backend(tag, kind, len)
+            } else {
+                self.look_with_backend(kind, len, whole)
+            };
+            if let Some(look) = look {
+                return look;
+            }
+        }
+    }
+
+    /// A message for the server; `None` when the next one can be looked at.
+    fn look_with_backend(&mut self, kind: Option<Kind>, len: usize, whole: bool) -> Option<Look> {
+        if self.state.is_quiet() {
+            if self.ctx.store.version() != self.seen_version || self.state.wants_name() {
+                return Some(Look::Stop(Event::Request));
+            }
+            self.began = Some(Instant::now());
+            self.entry.set_active(true);
+        }
+        // A message of unknown type is the server's to refuse.
+        if let Some(kind) = kind {
+            self.state.client_message(kind, self.up.peek(len), whole);
+        }
+        self.up.pass();
+        None
+    }
+
+    /// A message while there is no backend: answered here, or the reason to find one.
+    fn look_without_backend(&mut self, tag: u8, kind: Option<Kind>, len: usize) -> Option<Look> {
+        if self.replies.len() > REPLIES_MAX {
+            return Some(Look::WriteFirst);
+        }
+        let Some(kind) = kind.filter(|kind| *kind != Kind::Password) else {
+            return Some(Look::Stop(Event::Violation(violation(format!("invalid frontend message type {tag}")))));
+        };
+        if let Some(limbo) = self.limbo.as_mut() {
+            let message = self.up.peek(len);
+            let body = message.get(HEADER_LEN..).unwrap_or_default();
+            let before = self.replies.len();
+            if limbo.message(kind, message, body, &mut self.state.prepared, &mut self.replies) == Step::Leave {
+                self.limbo = None;
+            }
+            self.client_flushed &= self.replies.len() == before;
+            self.up.drop_message();
+            return None;
+        }
+        match kind {
+            // Left over from a COPY that was lost, or asking for nothing: a server passes over them too.
+            Kind::CopyData | Kind::CopyDone | Kind::CopyFail | Kind::Flush => {}
+            Kind::Sync => encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte()),
+            _ => return Some(Look::Stop(Event::Request)),
+        }
+        self.up.drop_message();
+        if kind == Kind::Sync { Some(Look::WriteFirst) } else { None }
+    }
+
+    /// Server to client.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        for _ in 0..ROUNDS {
+            if let Err(event) = ready!(self.poll_write_down(cx)) {
+                return Poll::Ready(event);
+            }
+            let Some(attached) = self.attached.as_mut() else { return Poll::Pending };
+            if attached.is_over(&self.ctx.store) {
+                return Poll::Ready(Event::EpochOver);
+            }
+            match self.look_down() {
+                Look::Stop(event) => return Poll::Ready(event),
+                Look::WriteFirst => continue,
+                Look::Done if self.down.must_write() => continue,
+                Look::Done => {}
+            }
+            let Some(attached) = self.attached.as_mut() else { return Poll::Pending };
+            match ready!(self.down.poll_read(cx, &mut attached.backend.stream)) {
+                Ok(0) => return Poll::Ready(Event::BackendGone(None)),
+                Ok(count) => self.ctx.metrics.add_bytes(0, count as u64),
+                Err(_) => return Poll::Ready(Event::BackendGone(None)),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_write_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
+        if self.client_unread {
+            // Nobody reads: what the server still says is passed over.
+            self.down.abandon();
+            return Poll::Ready(Ok(()));
+        }
+        if self.down.must_write() {
+            self.client_flushed = false;
+            if ready!(self.down.poll_write(cx, &mut self.client)).is_err() {
+                return Poll::Ready(Err(Event::ClientGone { reset: true }));
+            }
+        }
+        self.poll_flush_client(cx).map(|flushed| flushed.map_err(|_| Event::ClientGone { reset: true }))
+    }
+
+    fn look_down(&mut self) -> Look {
+        loop {
+            let (tag, len, whole) = match self.down.next() {
+                Ok(Next::More) => return Look::Done,
+                // Rows are most of what servers send, and nothing in them concerns us.
+                Ok(Next::Whole(b'D' | b'd', _) | Next::Part(b'D' | b'd', _)) => {
+                    self.down.pass();
+                    continue;
+                }
+                Ok(Next::Whole(tag, len)) => (tag, len, true),
+                Ok(Next::Part(tag, len)) => (tag, len, false),
+                Err(_) => return Look::Stop(Event::Garbage),
+            };
+            let message = self.down.peek(len);
+            let body = message.get(HEADER_LEN..).unwrap_or_default();
+            let ours = is_hot_standby(tag, body) || (whole && may_be_failover(tag, body));
+            if ours && self.down.must_write() {
+                return Look::WriteFirst;
+            }
+            if ours && tag == b'E' {
+                return Look::Stop(Event::BackendGone(Some(message.to_vec())));
+            }
+            self.state.server_message(tag, body);
+            if ours {
+                self.down.drop_message();
+                self.role_reported();
+            } else {
+                self.down.pass();
+            }
+            if tag == b'Z' {
+                self.ready_for_query();
+            }
+        }
+    }
+
+    /// The backend has told its role: a standby that is none any more is worth a look at once.
+    fn role_reported(&mut self) {
+        let Some(attached) = self.attached.as_ref() else { return };
+        if self.state.hot_standby == Some(false) && attached.was_standby {
+            self.ctx.nudges.nudge(attached.node, Nudge::HotStandbyOff);
+        }
+    }
+
+    fn ready_for_query(&mut self) {
+        self.entry.note(self.state.statements, self.state.params.pin_bits());
+        let Some(attached) = self.attached.as_ref() else { return };
+        if let Some(began) = self.began.take() {
+            let standby = attached.endpoint_standby;
+            self.ctx.metrics.record_statement(attached.node.index(), standby, began.elapsed());
+        }
+        if self.state.is_quiet() {
+            self.entry.set_active(false);
+        } else {
+            self.began = Some(Instant::now());
+        }
+    }
+}
+
+fn is_hot_standby(tag: u8, body: &[u8]) -> bool {
+    tag == b'S' && body.starts_with(b"in_hot_standby\0")
+}
+
+fn may_be_failover(tag: u8, body: &[u8]) -> bool {
+    if tag != b'E' {
+        return false;
+    }
+    let view = ErrorView::new(body);
+    view.ends_connection() && MAY_BE_FAILOVER.contains(&view.code())
+}
+
+fn violation(text: impl Into<String>) -> PgError {
+    PgError::fatal(SqlState::PROTOCOL_VIOLATION, text)
+}

@@ -1,0 +1,218 @@
+//! Makes a fresh backend look like the one the session had: settings, prepared statements, `application_name`.
+//!
+//! In: a backend in its reset state and what the session carries. Out: the backend ready for the client's next message,
+//! and the parameters that have changed under it. Nothing of the client's is under way meanwhile.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::params::Replay;
+use super::state::State;
+use crate::pool::Backend;
+use crate::wire::backend;
+use crate::wire::encode;
+use crate::wire::error::{ErrorView, PgError, SqlState};
+use crate::wire::frame::{self, Frame};
+
+/// Replies we read before we call the server broken, bytes.
+const REPLIES_MAX: usize = 1024 * 1024;
+
+/// Why a backend could not be given the session's state.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The backend was lost; another may do.
+    #[error("the backend was lost while the session's state was restored")]
+    Lost,
+    /// The server refused a setting; the client must know.
+    #[error("{0}")]
+    Refused(PgError),
+}
+
+/// What one message of ours was for, in the order they were sent.
+enum Step {
+    Setting(String),
+    Replay(Replay),
+    Statement(Vec<u8>),
+}
+
+/// Applies what the session carries. `standard_strings` and such are the backend's own until they are set.
+pub async fn restore(backend: &mut Backend, state: &mut State, deadline: Instant) -> Result<(), RestoreError> {
+    let (bytes, steps) = plan(backend, state);
+    let mut reported = Reported::default();
+    let mut refused = None;
+    if !steps.is_empty() {
+        let failed = tokio::time::timeout_at(deadline, exchange(backend, &bytes, steps.len(), &mut reported))
+            .await
+            .map_err(|_| RestoreError::Lost)??;
+        for (number, error) in failed {
+            match steps.get(number) {
+                Some(Step::Replay(replay)) => {
+                    state.params.forget(replay);
+                    refused.get_or_insert(error);
+                }
+                Some(Step::Setting(_)) => drop(refused.get_or_insert(error)),
+                // Its use will get the server's own answer.
+                Some(Step::Statement(name)) => state.prepared.remove(name),
+                None => {}
+            }
+        }
+    }
+    state.hot_standby = reported.hot_standby.or(backend.params.get("in_hot_standby").map(|value| value == "on"));
+    for (name, value) in backend.params.iter().filter(|(name, _)| *name != "in_hot_standby") {
+        if !reported.values.iter().any(|(known, _)| known == name) {
+            state.params.report(name, value);
+        }
+    }
+    for (name, value) in &reported.values {
+        state.params.report(name, value);
+    }
+    refused.map_or(Ok(()), |error| Err(RestoreError::Refused(error)))
+}
+
+/// Sets one parameter on a backend that is otherwise as the session left it.
+pub async fn set_one(backend: &mut Backend, name: &str, value: &str, deadline: Instant) -> Result<(), RestoreError> {
+    let mut bytes = Vec::new();
+    encode::query(&mut bytes, set_config(name, value));
+    let exchange = exchange(backend, &bytes, 1, &mut Reported::default());
+    tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)?.map(drop)
+}
+
+fn plan(backend: &Backend, state: &State) -> (Vec<u8>, Vec<Step>) {
+    let mut bytes = Vec::new();
+    let mut steps = Vec::new();
+    let wanted: Vec<(&str, &str)> = state
+        .params
+        .settable()
+        .filter(|(name, value)| {
+            backend.params.get(name) != Some(*value) || state.params.replays().any(|replay| replay.sets(name))
+        })
+        .collect();
+    let mut setting = |bytes: &mut Vec<u8>, steps: &mut Vec<Step>, (name, value): (&str, &str)| {
+        encode::query(bytes, set_config(name, value));
+        steps.push(Step::Setting(name.to_owned()));
+    };
+    // The texts that follow are in the client's encoding.
+    let (encoding, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(name, _)| *name == "client_encoding");
+    for pair in encoding {
+        setting(&mut bytes, &mut steps, pair);
+    }
+    for replay in state.params.replays() {
+        encode::query(&mut bytes, &replay.statement);
+        steps.push(Step::Replay(replay.clone()));
+    }
+    // What the server reported last is what counts, however it was set.
+    for pair in others {
+        setting(&mut bytes, &mut steps, pair);
+    }
+    for (name, message) in state.prepared.messages() {
+        bytes.extend_from_slice(message);
+        encode::sync(&mut bytes);
+        steps.push(Step::Statement(name.to_vec()));
+    }
+    (bytes, steps)
+}
+
+/// `set_config` takes lists such as `search_path` as they are reported; SET would quote them as one name.
+fn set_config(name: &str, value: &str) -> String {
+    format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
+}
+
+/// A string constant that means the same whatever `standard_conforming_strings` is.
+fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
+}
+
+#[derive(Default)]
+struct Reported {
+    values: Vec<(String, String)>,
+    hot_standby: Option<bool>,
+}
+
+impl Reported {
+    fn note(&mut self, name: &str, value: &str) {
+        if name == "in_hot_standby" {
+            self.hot_standby = Some(value == "on");
+        } else if let Some(known) = self.values.iter_mut().find(|(known, _)| known == name) {
+            value.clone_into(&mut known.1);
+        } else {
+            self.values.push((name.to_owned(), value.to_owned()));
+        }
+    }
+}
+
+/// Sends everything in one packet and reads `count` segments; returns the errors with their segment's number.
+async fn exchange(
+    backend: &mut Backend,
+    bytes: &[u8],
+    count: usize,
+    reported: &mut Reported,
+) -> Result<Vec<(usize, PgError)>, RestoreError> {
+    let lost = |_| RestoreError::Lost;
+    backend.stream.write_all(bytes).await.map_err(lost)?;
+    backend.stream.flush().await.map_err(lost)?;
+    let mut received = Vec::with_capacity(4096);
+    let mut failed = Vec::new();
+    let mut segment = 0;
+    while segment < count {
+        if received.len() > REPLIES_MAX || backend.stream.read_buf(&mut received).await.map_err(lost)? == 0 {
+            return Err(RestoreError::Lost);
+        }
+        let mut used = 0;
+        while let Some((frame, rest)) =
+            frame::split(received.get(used..).unwrap_or_default()).map_err(|_| RestoreError::Lost)?
+        {
+            segment += usize::from(frame.tag == b'Z');
+            take(&frame, segment, reported, &mut failed)?;
+            used = received.len() - rest.len();
+        }
+        received.drain(..used);
+    }
+    Ok(failed)
+}
+
+fn take(
+    frame: &Frame<'_>,
+    segment: usize,
+    reported: &mut Reported,
+    failed: &mut Vec<(usize, PgError)>,
+) -> Result<(), RestoreError> {
+    match frame.tag {
+        b'S' => {
+            if let Some((name, value)) = backend::parameter_status(frame.body) {
+                reported.note(name, value);
+            }
+        }
+        b'E' => {
+            let view = ErrorView::new(frame.body);
+            if view.ends_connection() {
+                return Err(RestoreError::Lost);
+            }
+            failed.push((segment, refusal(&view)));
+        }
+        b'Z' if frame.body != b"I" => return Err(RestoreError::Lost),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn refusal(view: &ErrorView<'_>) -> PgError {
+    PgError::error(SqlState::SERIALIZATION_FAILURE, "the session's settings could not be restored on another server")
+        .with_detail(format!("{} (SQLSTATE {})", view.message(), view.code()))
+        .with_hint("Set the session up again and retry.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_mean_the_same_in_both_string_modes() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal(r"a\b'c"), r"E'a\\b''c'");
+        assert_eq!(
+            set_config("search_path", "\"$user\", public"),
+            "SELECT pg_catalog.set_config('search_path', '\"$user\", public', false)"
+        );
+    }
+}

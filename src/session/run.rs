@@ -1,0 +1,399 @@
+//! The life of a session after login: the relay's events and what is done about each.
+//!
+//! In: a logged-in client. Out: nothing; when it returns, the backend has been given back and the session is gone from
+//! the directory. How a backend is found is in `attach`, what a loss means in `state`.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::buffer::{BUFFER_BYTES, Half};
+use super::context::Context;
+use super::directory::{Entry, Leased, Signal, Signals};
+use super::limbo::Limbo;
+use super::relay::Event;
+use super::state::{Answer, Loss, State};
+use crate::metrics::{Counter, Gauge};
+use crate::net::Stream;
+use crate::pool::{Backend, Credentials, StartupSet, Verdict};
+use crate::route::Wants;
+use crate::topology::{Alive, Epoch, NodeId, Nudge, Store};
+use crate::wire::backend::TxStatus;
+use crate::wire::encode;
+use crate::wire::error::{ErrorView, PgError, SqlState};
+
+/// Server messages up to this length are only delivered whole, so that a lost server leaves no half message behind;
+/// longer ones pass through as they come.
+const WHOLE_FROM_SERVER: usize = 16 * 1024;
+/// How long a lost connection is looked into before it counts as a lost server.
+const LOSS_VERDICT: Duration = Duration::from_millis(700);
+/// A client that sent its last byte may still read: it is probed this long after, and again.
+const HALF_CLOSE_PROBE: Duration = Duration::from_millis(20);
+
+/// What a session is from its login on.
+pub struct Login {
+    /// The database on the servers.
+    pub database: String,
+    /// The user.
+    pub user: String,
+    /// The client's startup parameters: part of its pools' key.
+    pub set: StartupSet,
+    /// How its backends log in.
+    pub credentials: Arc<Credentials>,
+    /// The kind of node it asked for.
+    pub wants: Wants,
+}
+
+/// A leased backend.
+pub(super) struct Attached {
+    pub(super) backend: Backend,
+    pub(super) node: NodeId,
+    /// The epoch in which the session took it.
+    pub(super) epoch: Epoch,
+    /// Its node was the primary when the session took it: it ends with the epoch.
+    pub(super) on_primary: bool,
+    /// It reported recovery when the session took it.
+    pub(super) was_standby: bool,
+    /// The session asked for a standby.
+    pub(super) endpoint_standby: bool,
+    /// The node's postmaster start time at that moment.
+    pub(super) start_time: Option<i64>,
+    /// Writing to it failed; what it said last is still read.
+    pub(super) broken: bool,
+    /// Nothing waits inside its TLS layer.
+    pub(super) flushed: bool,
+}
+
+impl Attached {
+    /// True when bytes read from it now must not reach the client.
+    pub(super) fn is_over(&self, store: &Store) -> bool {
+        self.on_primary && store.epoch() != self.epoch
+    }
+}
+
+/// One client after login.
+pub struct Session {
+    pub(super) ctx: Rc<Context>,
+    pub(super) client: Stream,
+    pub(super) entry: Arc<Entry>,
+    pub(super) login: Login,
+    pub(super) attached: Option<Attached>,
+    pub(super) up: Half,
+    pub(super) down: Half,
+    pub(super) state: State,
+    pub(super) limbo: Option<Limbo>,
+    /// What we say ourselves and how much of it has been written.
+    pub(super) replies: Vec<u8>,
+    pub(super) replied: usize,
+    pub(super) client_flushed: bool,
+    /// No more is read from the client.
+    pub(super) client_ended: bool,
+    /// Nobody reads what we write.
+    pub(super) client_unread: bool,
+    pub(super) draining: bool,
+    /// The topology under which the backend was found good.
+    pub(super) seen_version: u64,
+    /// When the request under way began.
+    pub(super) began: Option<Instant>,
+    /// State that went with a lost backend, told at the next request.
+    pub(super) lost: Option<PgError>,
+}
+
+/// How a session ends.
+pub(super) enum End {
+    /// The client is done or gone.
+    Left,
+    /// The client gets this and the connection closes.
+    Told(PgError),
+    /// The client gets these bytes of the server and the connection closes.
+    ToldByServer(Vec<u8>),
+    /// The connection closes without a word: the client is in the middle of a message.
+    Cut,
+}
+
+/// Whether the session goes on.
+pub(super) type Flow = Result<(), End>;
+
+impl Session {
+    /// A session that has logged in and has no backend yet.
+    pub fn new(ctx: Rc<Context>, client: Stream, entry: Arc<Entry>, login: Login) -> Self {
+        let kept = ctx.settings.load().limits.max_prepared_bytes;
+        Self {
+            up: Half::new(Rc::clone(&ctx.buffers), BUFFER_BYTES),
+            down: Half::new(Rc::clone(&ctx.buffers), WHOLE_FROM_SERVER),
+            state: State::new(kept),
+            ctx,
+            client,
+            entry,
+            login,
+            attached: None,
+            limbo: None,
+            replies: Vec::new(),
+            replied: 0,
+            client_flushed: true,
+            client_ended: false,
+            client_unread: false,
+            draining: false,
+            seen_version: 0,
+            began: None,
+            lost: None,
+        }
+    }
+
+    /// Serves the client until it leaves.
+    pub async fn run(mut self) {
+        self.ctx.metrics.raise(Gauge::Sessions);
+        self.ctx.metrics.count(Counter::SessionStarted);
+        let end = loop {
+            let event = poll_fn(|cx| self.poll_event(cx)).await;
+            // Everything but relaying is rare: boxed, so that an idle session stays small.
+            if let Err(end) = Box::pin(self.handle(event)).await {
+                break end;
+            }
+        };
+        Box::pin(self.finish(end)).await;
+    }
+
+    async fn handle(&mut self, event: Event) -> Flow {
+        match event {
+            Event::Request => self.request().await,
+            Event::Terminate => self.terminate().await,
+            Event::ClientGone { reset } => self.client_gone(reset).await,
+            Event::Violation(error) => {
+                self.ctx.metrics.count(Counter::ViolationClient);
+                info!(session = self.entry.id, user = self.login.user, "client broke the protocol: {}", error.message);
+                Err(End::Told(error))
+            }
+            Event::Garbage => self.garbage(),
+            Event::BackendGone(last_words) => self.backend_gone(last_words).await,
+            Event::EpochOver => self.epoch_over(),
+            Event::Drained => Err(End::Told(shutting_down())),
+            Event::Signals(signals) => self.signals(signals),
+        }
+    }
+
+    pub(super) fn signals(&mut self, signals: Signals) -> Flow {
+        if signals.contains(Signal::Kill) {
+            self.ctx.metrics.count(Counter::SessionKilled);
+            return Err(End::Told(shutting_down()));
+        }
+        if signals.contains(Signal::Cut) {
+            return Err(End::Told(shutting_down()));
+        }
+        self.draining |= signals.contains(Signal::Drain);
+        // A change of topology needs nothing here: the next poll compares the epoch, the next request the version.
+        Ok(())
+    }
+
+    /// The client said it leaves; what it sent before still runs, as on a server.
+    async fn terminate(&mut self) -> Flow {
+        self.up.drop_message();
+        self.client_ended = true;
+        while self.attached.is_some() && !self.state.pipeline.is_idle() && !self.state.pipeline.is_open() {
+            match poll_fn(|cx| self.poll_event(cx)).await {
+                Event::ClientGone { .. } => self.client_unread = true,
+                Event::BackendGone(_) | Event::EpochOver | Event::Garbage => self.drop_backend(Verdict::Close),
+                Event::Signals(signals) => self.signals(signals)?,
+                Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained => break,
+            }
+        }
+        Err(End::Left)
+    }
+
+    /// The client's connection ended without a Terminate. If replies are under way it may only have closed its sending
+    /// side: a parameter it already knows is told again, which a connection that is gone refuses.
+    async fn client_gone(&mut self, reset: bool) -> Flow {
+        self.client_ended = true;
+        let mut wait = HALF_CLOSE_PROBE;
+        loop {
+            let pipeline = &self.state.pipeline;
+            if reset || self.attached.is_none() || pipeline.is_idle() || pipeline.is_open() || pipeline.is_copying_in() {
+                return Err(End::Left);
+            }
+            match tokio::time::timeout(wait, poll_fn(|cx| self.poll_event(cx))).await {
+                Err(_) => {
+                    self.probe_client();
+                    wait = (wait * 2).min(Duration::from_secs(1));
+                }
+                Ok(Event::Signals(signals)) => self.signals(signals)?,
+                Ok(_) => return Err(End::Left),
+            }
+        }
+    }
+
+    fn probe_client(&mut self) {
+        if self.down.is_inside_message() || self.down.must_write() {
+            return;
+        }
+        if let Some(value) = self.state.params.reported("integer_datetimes") {
+            encode::parameter_status(&mut self.replies, "integer_datetimes", value);
+        }
+    }
+
+    fn garbage(&mut self) -> Flow {
+        self.ctx.metrics.count(Counter::ViolationServer);
+        let node = self.node_name();
+        warn!(session = self.entry.id, node, "server sent an invalid message, closing both connections");
+        self.drop_backend(Verdict::Close);
+        if self.down.is_inside_message() {
+            return Err(End::Cut);
+        }
+        Err(End::Told(PgError::fatal(SqlState::PROTOCOL_VIOLATION, "the server sent an invalid message")))
+    }
+
+    /// The server ended the connection: this one only, or all of them?
+    async fn backend_gone(&mut self, last_words: Option<Vec<u8>>) -> Flow {
+        let Some(attached) = self.attached.as_ref() else { return Ok(()) };
+        let (node, start_time) = (attached.node, attached.start_time);
+        let code = last_words.as_deref().and_then(|bytes| bytes.get(5..)).map(|body| ErrorView::new(body).code());
+        self.ctx.nudges.nudge(node, nudge_of(code));
+        let verdict = self.ctx.nudges.still_alive(node, start_time, LOSS_VERDICT).await;
+        debug!(session = self.entry.id, ?code, ?verdict, "backend lost");
+        self.release(Verdict::Close);
+        match (verdict, last_words) {
+            // The server lives: somebody ended this backend, and the client is told as the server told us.
+            (Alive::Yes, Some(bytes)) if !self.down.is_inside_message() => Err(End::ToldByServer(bytes)),
+            (Alive::Yes, _) => Err(End::Cut),
+            _ => self.settle_loss(),
+        }
+    }
+
+    fn epoch_over(&mut self) -> Flow {
+        self.ctx.metrics.count(Counter::BackendEpoch);
+        self.release(Verdict::Close);
+        self.settle_loss()
+    }
+
+    /// The backend is gone for good. Tells the client what that means for what it had under way.
+    pub(super) fn settle_loss(&mut self) -> Flow {
+        self.up.abandon();
+        let inside = self.down.is_inside_message();
+        self.down.clear();
+        self.began = None;
+        let loss = self.state.lose();
+        if inside {
+            info!(session = self.entry.id, user = self.login.user, "server lost in the middle of a long row, closing");
+            return Err(End::Cut);
+        }
+        if let Some(error) = self.state.take_lost_pins() {
+            if error.severity == crate::wire::error::Severity::Fatal {
+                return Err(End::Told(error));
+            }
+            self.lost = Some(error);
+        }
+        match loss {
+            Loss::Nothing => {}
+            Loss::Block(error) => self.limbo = Some(Limbo::block(Some(error))),
+            Loss::RolledBack => {
+                encode::command_complete(&mut self.replies, "ROLLBACK");
+                encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte());
+            }
+            Loss::Answer(answer) => self.answer_loss(&answer),
+        }
+        Ok(())
+    }
+
+    fn answer_loss(&mut self, answer: &Answer) {
+        let status = if answer.block { TxStatus::Failed } else { TxStatus::Idle };
+        info!(
+            session = self.entry.id,
+            user = self.login.user,
+            database = self.login.database,
+            sqlstate = %answer.error.code,
+            "work under way was lost with its server"
+        );
+        self.ctx.metrics.count_error(answer.error.code.as_str());
+        for _ in 0..answer.segments {
+            answer.error.encode(&mut self.replies);
+            encode::ready_for_query(&mut self.replies, status.byte());
+        }
+        if answer.skip_to_sync {
+            answer.error.encode(&mut self.replies);
+            self.limbo = Some(Limbo::rest_of_batch(answer.block));
+        } else if answer.block {
+            self.limbo = Some(Limbo::block(None));
+        }
+    }
+
+    /// Takes a backend that is ready for the session's next message.
+    pub(super) fn attach(&mut self, attached: Attached) {
+        self.entry.attached(Leased {
+            node: attached.node,
+            pid: attached.backend.pid,
+            key: attached.backend.cancel_key.clone(),
+            cancels: Arc::clone(&attached.backend.cancels),
+        });
+        self.attached = Some(attached);
+    }
+
+    /// Gives the backend back; the session goes on without one.
+    pub(super) fn release(&mut self, verdict: Verdict) {
+        self.entry.detached();
+        if let Some(attached) = self.attached.take() {
+            self.ctx.registry.release(attached.backend, verdict);
+        }
+    }
+
+    fn drop_backend(&mut self, verdict: Verdict) {
+        self.release(verdict);
+        self.state.lose();
+    }
+
+    pub(super) fn node_name(&self) -> String {
+        let topology = self.ctx.store.load();
+        let node = self.attached.as_ref().and_then(|attached| topology.node(attached.node));
+        node.map(|node| node.name().to_owned()).unwrap_or_default()
+    }
+
+    async fn finish(mut self, end: End) {
+        let quiet = self.state.is_quiet();
+        let idle = self.state.pipeline.is_idle();
+        self.release(match (quiet, idle) {
+            (true, _) => Verdict::Reset,
+            (false, true) => Verdict::Close,
+            // A statement may run: nobody waits for it any more.
+            (false, false) => Verdict::CancelAndClose,
+        });
+        match end {
+            End::Told(error) => {
+                self.ctx.metrics.count_error(error.code.as_str());
+                error.encode(&mut self.replies);
+            }
+            End::ToldByServer(bytes) => self.replies.extend_from_slice(&bytes),
+            End::Left | End::Cut => {}
+        }
+        if !self.replies.is_empty() {
+            // The last word is worth a short wait, not more: the client may have stopped reading.
+            let told = poll_fn(|cx| self.poll_replies(cx));
+            let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+        }
+        self.up.clear();
+        self.down.clear();
+        self.ctx.directory.leave(self.entry.id);
+        self.ctx.metrics.lower(Gauge::Sessions);
+        // The client may be gone already: its socket is closed either way.
+        let _ = tokio::time::timeout(
+            Duration::from_secs(1),
+            tokio::io::AsyncWriteExt::shutdown(&mut self.client),
+        )
+        .await;
+    }
+}
+
+fn nudge_of(code: Option<SqlState>) -> Nudge {
+    match code {
+        Some(SqlState::ADMIN_SHUTDOWN) => Nudge::Shutdown57P01,
+        Some(SqlState::CRASH_SHUTDOWN) => Nudge::Crash57P02,
+        Some(SqlState::CANNOT_CONNECT_NOW) => Nudge::Starting57P03,
+        _ => Nudge::Eof,
+    }
+}
+
+/// What a server says when it is stopped.
+pub fn shutting_down() -> PgError {
+    PgError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
