@@ -1,1 +1,324 @@
 //! The only place that knows all parts: builds, wires, orders start and stop.
+//!
+//! In: settings. Out: a running proxy with a handle to stop it. Nothing is global: two proxies can run in one process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::admin::{self, AdminState, Changed, Command, Pulse};
+use crate::config::Settings;
+use crate::drain::Tasks;
+use crate::health::{self, Surroundings};
+use crate::metrics::Metrics;
+use crate::net::listener::{self, Listener};
+use crate::net::tls::{ClientTlsAcceptor, ServerTlsContext};
+use crate::pool::Registry;
+use crate::reload::{self, Reloader, SetLevel};
+use crate::serve::Workers;
+use crate::session::context::Shared;
+use crate::session::directory::{Directory, Signal};
+use crate::session::startup::Endpoint;
+use crate::session::verifiers::Verifiers;
+use crate::topology::{EventKind, EventLog, Nudges, Store, Topology};
+
+/// Orders of the console that may wait.
+const COMMANDS: usize = 16;
+/// Time for what is left after the drain deadline.
+const LAST_GRACE: Duration = Duration::from_secs(3);
+/// One window of the latency summaries.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Why the proxy cannot start; every reason in one text.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+/// A running proxy.
+pub struct App {
+    shared: Shared,
+    admin: Arc<AdminState>,
+    reloader: Arc<Reloader>,
+    workers: Arc<Workers>,
+    /// Stops the accept loops, before anything else stops.
+    closing: CancellationToken,
+    accepting: Tasks,
+}
+
+/// What is bound before anything starts, so that every failure is known at once.
+struct Bound {
+    listeners: Vec<(Listener, Arc<Endpoint>)>,
+    acceptors: Vec<Option<Arc<ClientTlsAcceptor>>>,
+    http: Option<TcpListener>,
+    server_tls: Arc<ServerTlsContext>,
+}
+
+impl App {
+    /// Binds everything and starts on the current runtime; `path` is read again by a reload.
+    pub async fn start(
+        settings: Settings,
+        path: Option<PathBuf>,
+        set_level: SetLevel,
+    ) -> Result<Self, StartError> {
+        let bound = bind(&settings).await?;
+        let worker_count = settings.workers;
+        let names: Vec<String> = settings.cluster.nodes.iter().map(|node| node.name.clone()).collect();
+        let tasks = Tasks::new();
+        let metrics = Metrics::new(worker_count, &names);
+        let store = Arc::new(Store::new(Topology::unseen(&settings.cluster.nodes)));
+        let nudges = Arc::new(Nudges::new(names.len()));
+        let events = Arc::new(EventLog::new());
+        let around = Surroundings {
+            store: Arc::clone(&store),
+            nudges: Arc::clone(&nudges),
+            events: Arc::clone(&events),
+            metrics: Arc::clone(&metrics),
+            tls: Arc::clone(&bound.server_tls),
+        };
+        let health = health::start(&tasks, &settings, around);
+        let directory = Arc::new(Directory::new(settings.pool.max_clients));
+        let http = bound.http;
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        let tls = Arc::clone(&bound.server_tls);
+        let registry = Registry::new(
+            Arc::clone(&settings),
+            Arc::clone(&store),
+            Arc::clone(&nudges),
+            Arc::clone(&tls),
+            Arc::clone(&metrics),
+            tasks.clone(),
+        );
+        let verifiers = start_lookups(&settings, &store, tls, &metrics, &tasks)?;
+        let shared = Shared { settings, store, nudges, registry, directory, verifiers, metrics, tasks };
+        let (commands, orders) = mpsc::channel(COMMANDS);
+        let admin = Arc::new(admin_state(&shared, events, commands, worker_count));
+        let workers = Workers::start(&shared, &admin).map_err(|error| StartError(error.to_string()))?;
+        let reloader = Arc::new(Reloader {
+            path,
+            shared: shared.clone(),
+            health,
+            server_tls: bound.server_tls,
+            acceptors: bound.acceptors,
+            set_level,
+        });
+        let app = Self {
+            shared,
+            admin,
+            reloader,
+            workers: Arc::new(workers),
+            closing: CancellationToken::new(),
+            accepting: Tasks::new(),
+        };
+        app.spawn_upkeep(orders);
+        app.open(bound.listeners, http);
+        Ok(app)
+    }
+
+    /// The tasks of the control runtime that are not a part of their own.
+    fn spawn_upkeep(&self, orders: mpsc::Receiver<Command>) {
+        let tasks = &self.shared.tasks;
+        tasks.spawn(broadcast(self.shared.clone()));
+        tasks.spawn(rotate(self.shared.clone()));
+        tasks.spawn(obey(
+            orders,
+            self.shared.clone(),
+            Arc::clone(&self.reloader),
+            Arc::clone(&self.admin.events),
+        ));
+    }
+
+    fn open(&self, listeners: Vec<(Listener, Arc<Endpoint>)>, http: Option<TcpListener>) {
+        if let Some(listener) = http {
+            self.shared.tasks.spawn(admin::http::serve(listener, Arc::clone(&self.admin)));
+        }
+        for (listener, endpoint) in listeners {
+            let accept = Arc::clone(&self.workers).accept(
+                listener,
+                endpoint,
+                self.shared.clone(),
+                self.closing.clone(),
+            );
+            self.accepting.spawn(accept);
+        }
+        self.admin.listening.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads the configuration again, as SIGHUP does.
+    pub fn reload(&self) {
+        let result = self.reloader.reload();
+        note_reload(&self.admin.events, &result);
+    }
+
+    /// Drains and stops: no new clients, idle sessions end, transactions finish until `limits.drain_timeout`.
+    pub async fn stop(self) {
+        self.admin.listening.store(false, Ordering::Relaxed);
+        self.closing.cancel();
+        self.accepting.ended(LAST_GRACE).await;
+        let limit = self.shared.settings.load().limits.drain_timeout;
+        let directory = &self.shared.directory;
+        info!(sessions = directory.len(), limit_s = limit.as_secs_f64(), "draining");
+        directory.signal_all(Signal::Drain);
+        if tokio::time::timeout(limit, directory.emptied()).await.is_err() {
+            warn!(sessions = directory.len(), "drain deadline passed, ending what is left");
+            directory.signal_all(Signal::Cut);
+            let _ = tokio::time::timeout(LAST_GRACE, directory.emptied()).await;
+        }
+        self.shared.tasks.stop();
+        if !self.shared.tasks.ended(LAST_GRACE).await {
+            warn!(tasks = self.shared.tasks.len(), "some tasks did not end in time");
+            self.shared.tasks.abandon();
+        }
+        if let Ok(workers) = Arc::try_unwrap(self.workers) {
+            workers.join();
+        }
+        info!("stopped");
+    }
+}
+
+async fn bind(settings: &Settings) -> Result<Bound, StartError> {
+    let mut errors = Vec::new();
+    let mut listeners = Vec::new();
+    let mut acceptors = Vec::new();
+    for listen in &settings.listen {
+        let acceptor = match ClientTlsAcceptor::load(&listen.tls) {
+            Ok(acceptor) => acceptor.map(Arc::new),
+            Err(error) => {
+                errors.push(format!("listener {}: {error}", listen.address));
+                None
+            }
+        };
+        acceptors.push(acceptor.clone());
+        let endpoint = Arc::new(Endpoint::new(listen, acceptor));
+        match listener::bind(&listen.address).await {
+            Ok(bound) => {
+                info!(address = %listen.address, role = ?listen.role, "listening");
+                listeners.extend(bound.into_iter().map(|listener| (listener, Arc::clone(&endpoint))));
+            }
+            Err(error) => errors.push(format!("cannot listen on {}: {error}", listen.address)),
+        }
+    }
+    let http = match settings.admin.http {
+        None => None,
+        Some(address) => match TcpListener::bind(address).await {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                errors.push(format!("cannot listen on admin.http {address}: {error}"));
+                None
+            }
+        },
+    };
+    let server_tls = ServerTlsContext::load(&settings.cluster.tls)
+        .map(Arc::new)
+        .map_err(|error| errors.push(format!("cluster.tls: {error}")));
+    match (errors.is_empty(), server_tls) {
+        (true, Ok(server_tls)) => Ok(Bound { listeners, acceptors, http, server_tls }),
+        _ => Err(StartError(errors.join("\n"))),
+    }
+}
+
+fn start_lookups(
+    settings: &Arc<ArcSwap<Settings>>,
+    store: &Arc<Store>,
+    tls: Arc<ServerTlsContext>,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> Result<Arc<Verifiers>, StartError> {
+    let mut mock_key = [0; 32];
+    crate::session::random(&mut mock_key).map_err(|error| StartError(format!("no random bytes: {error}")))?;
+    let (verifiers, lookups) =
+        Verifiers::new(Arc::clone(settings), Arc::clone(store), tls, Arc::clone(metrics), mock_key);
+    tasks.spawn(lookups.run(tasks.clone()));
+    Ok(verifiers)
+}
+
+fn admin_state(
+    shared: &Shared,
+    events: Arc<EventLog>,
+    commands: mpsc::Sender<Command>,
+    workers: usize,
+) -> AdminState {
+    AdminState {
+        settings: Arc::clone(&shared.settings),
+        store: Arc::clone(&shared.store),
+        events,
+        metrics: Arc::clone(&shared.metrics),
+        commands,
+        tasks: shared.tasks.clone(),
+        listening: Arc::new(AtomicBool::new(false)),
+        pulses: (0..workers).map(|_| Pulse::new()).collect(),
+        started: SystemTime::now(),
+    }
+}
+
+/// Tells pools and sessions about every material change of the topology.
+async fn broadcast(shared: Shared) {
+    let mut versions = shared.store.subscribe();
+    loop {
+        tokio::select! {
+            () = shared.tasks.stopping() => return,
+            changed = versions.changed() => if changed.is_err() { return },
+        }
+        let topology = shared.store.load();
+        shared.metrics.set_epoch(topology.epoch.0);
+        shared.registry.on_topology(&topology);
+        shared.directory.signal_all(Signal::Topology);
+    }
+}
+
+async fn rotate(shared: Shared) {
+    loop {
+        tokio::select! {
+            () = shared.tasks.stopping() => return,
+            () = tokio::time::sleep(WINDOW) => shared.metrics.rotate(),
+        }
+    }
+}
+
+/// Carries out what the console orders.
+async fn obey(
+    mut orders: mpsc::Receiver<Command>,
+    shared: Shared,
+    reloader: Arc<Reloader>,
+    events: Arc<EventLog>,
+) {
+    loop {
+        let order = tokio::select! {
+            () = shared.tasks.stopping() => return,
+            order = orders.recv() => order,
+        };
+        // Whoever gave the order may have left: then the answer is nobody's.
+        match order {
+            None => return,
+            Some(Command::Kill { session, reply }) => drop(reply.send(shared.directory.kill(session))),
+            Some(Command::Reload { reply }) => {
+                let result = reloader.reload();
+                note_reload(&events, &result);
+                drop(reply.send(result.map(|changes| changes.into_iter().map(changed).collect())));
+            }
+        }
+    }
+}
+
+fn changed(change: crate::config::Change) -> Changed {
+    Changed {
+        option: change.key,
+        old: change.old,
+        new: change.new,
+        applies: reload::when(change.class).to_owned(),
+    }
+}
+
+fn note_reload(events: &EventLog, result: &Result<Vec<crate::config::Change>, String>) {
+    let text = match result {
+        Ok(changes) => format!("configuration reloaded, {} changes", changes.len()),
+        Err(_) => "configuration not reloaded: the file has errors".to_owned(),
+    };
+    events.push(EventKind::Configuration, None, text);
+}

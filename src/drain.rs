@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+    abandoned: CancellationToken,
 }
 
 impl Tasks {
@@ -53,6 +54,19 @@ impl Tasks {
     /// Tells every task to stop. Returns at once; [`Tasks::ended`] waits.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Gives up on tasks that do not end.
+    pub fn abandon(&self) {
+        self.abandoned.cancel();
+    }
+
+    /// Resolves when every task has ended after [`Tasks::ended`] closed the set, or when those left were given up.
+    pub async fn over(&self) {
+        tokio::select! {
+            () = self.tracker.wait() => {}
+            () = self.abandoned.cancelled() => {}
+        }
     }
 
     /// Tasks still running.

@@ -15,9 +15,10 @@ use super::limbo::Limbo;
 use super::restore::{self, RestoreError};
 use super::run::{Attached, End, Flow, Session};
 use crate::metrics::{Counter, Gauge, Latency};
-use crate::pool::{Backend, LeaseError, PoolKey, Verdict};
-use crate::route::{self, Policy, Refusal, Rng, Target, Wants};
+use crate::pool::{Backend, LeaseError, PoolKey, Registry, Verdict};
+use crate::route::{self, NodeLoad, Policy, Refusal, Rng, Target, Wants};
 use crate::topology::{Health, NodeId, Nudge, Role, Topology};
+use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
 
 /// Pause before a node that refused is tried again when the topology has not changed meanwhile.
@@ -74,7 +75,7 @@ impl Session {
         match restore::set_one(&mut attached.backend, "application_name", &name, deadline).await {
             Ok(()) => {
                 if self.state.params.report("application_name", &name) {
-                    crate::wire::encode::parameter_status(&mut self.replies, "application_name", name.as_bytes());
+                    encode::parameter_status(&mut self.replies, "application_name", name.as_bytes());
                 }
                 Ok(())
             }
@@ -114,6 +115,9 @@ impl Session {
                     return Err(NoBackend::Refused(no_standby(began.elapsed())));
                 }
                 Err(_) => self.ask_for_news(&topology),
+            }
+            if self.logging_in && self.answer_from_memory() {
+                return Ok(());
             }
             if hold.is_none() {
                 *hold = Some(Instant::now());
@@ -187,7 +191,7 @@ impl Session {
         let policy = Policy { fallback: settings.cluster.fallback, zone: None };
         let current = self.attached.as_ref().map(|attached| attached.node);
         let mut rng = Rng::from_system();
-        route::target(self.login.wants, topology, &policy, current, &*self.ctx.registry, &mut rng)
+        route::target(self.login.wants, topology, &policy, current, &Load(&self.ctx.registry), &mut rng)
     }
 
     fn may_wait_for_standby(&self) -> bool {
@@ -201,12 +205,16 @@ impl Session {
         }
     }
 
-    async fn try_node(&mut self, target: Target, topology: &Topology, deadline: Instant) -> Result<Attempt, NoBackend> {
+    async fn try_node(
+        &mut self,
+        target: Target,
+        topology: &Topology,
+        deadline: Instant,
+    ) -> Result<Attempt, NoBackend> {
         let node = target.node();
         let began = Instant::now();
         let wait_timeout = self.ctx.settings.load().pool.wait_timeout;
         let leased = self.lease(node, deadline.min(began + wait_timeout)).await?;
-        self.ctx.metrics.record(Latency::Checkout, began.elapsed());
         match leased {
             Ok(backend) => self.take(backend, target, topology, deadline).await,
             Err(error) => self.lease_failed(error, began.elapsed()),
@@ -215,12 +223,12 @@ impl Session {
 
     fn lease_failed(&mut self, error: LeaseError, waited: Duration) -> Result<Attempt, NoBackend> {
         match error {
-            LeaseError::Node(_) | LeaseError::Epoch => Ok(Attempt::Retry),
-            LeaseError::Server(refusal) if is_passing(refusal.code) => Ok(Attempt::Retry),
+            error if error.is_node_trouble() => Ok(Attempt::Retry),
             LeaseError::Server(refusal) => {
-                let error = PgError::error(refusal.code, refusal.message.clone());
-                Err(NoBackend::RefusedByServer(error, refusal.bytes))
+                let error = PgError::error(refusal.code, refusal.view().message());
+                Err(NoBackend::RefusedByServer(error, refusal.frame))
             }
+            LeaseError::Login(error) => Err(NoBackend::Refused(error)),
             LeaseError::Timeout => Err(NoBackend::Refused(
                 PgError::error(
                     SqlState::TOO_MANY_CONNECTIONS,
@@ -228,7 +236,7 @@ impl Session {
                 )
                 .with_hint("Raise pool.size or pool.wait_timeout, or use fewer clients."),
             )),
-            LeaseError::QueueFull => Err(NoBackend::Refused(PgError::error(
+            _ => Err(NoBackend::Refused(PgError::error(
                 SqlState::TOO_MANY_CONNECTIONS,
                 "too many clients wait for a server connection",
             ))),
@@ -262,21 +270,28 @@ impl Session {
         });
         match restored {
             Err(RestoreError::Refused(error)) => Err(NoBackend::Refused(error)),
-            _ => Ok(Attempt::Attached),
+            Err(RestoreError::Lost) => Ok(Attempt::Retry),
+            Ok(changed) => {
+                // A login tells all parameters at its end; later the client is told what is new under it.
+                for (name, value) in changed.iter().filter(|_| !self.logging_in) {
+                    encode::parameter_status(&mut self.replies, name, value);
+                }
+                Ok(Attempt::Attached)
+            }
         }
     }
 
     /// Leases a backend on `node` while the client is watched; a node that is no longer wanted ends the attempt.
     async fn lease(&mut self, node: NodeId, deadline: Instant) -> Result<Result<Backend, LeaseError>, End> {
-        let key = PoolKey {
+        let key = std::sync::Arc::new(PoolKey {
             node,
             database: self.login.database.clone(),
             user: self.login.user.clone(),
             set: self.login.set.clone(),
-        };
+        });
         let registry = std::sync::Arc::clone(&self.ctx.registry);
         let credentials = std::sync::Arc::clone(&self.login.credentials);
-        let mut lease = pin!(registry.lease(key, &credentials, deadline));
+        let mut lease = pin!(registry.lease(&key, &credentials, deadline));
         loop {
             let step = poll_fn(|cx| match lease.as_mut().poll(cx) {
                 Poll::Ready(leased) => Poll::Ready(Step::Leased(leased)),
@@ -289,7 +304,8 @@ impl Session {
                     self.watched(watched)?;
                     let topology = self.ctx.store.load();
                     let gone = topology.node(node).is_none_or(|node| node.health == Health::Down);
-                    let demoted = self.login.wants == Wants::Primary && topology.writable_primary() != Some(node);
+                    let demoted =
+                        self.login.wants == Wants::Primary && topology.writable_primary() != Some(node);
                     if gone || demoted {
                         return Ok(Err(LeaseError::Epoch));
                     }
@@ -359,6 +375,15 @@ impl Session {
     }
 }
 
+/// What the balancing among standbys weighs: leases and openings under way.
+struct Load<'a>(&'a Registry);
+
+impl NodeLoad for Load<'_> {
+    fn in_flight(&self, node: NodeId) -> usize {
+        self.0.in_flight(node)
+    }
+}
+
 enum Step {
     Leased(Result<Backend, LeaseError>),
     Watched(Watched),
@@ -368,11 +393,6 @@ enum Step {
 enum Watched {
     ClientGone,
     Signals(Signals),
-}
-
-/// Refusals that pass by themselves: the server starts, stops or fails over.
-fn is_passing(code: SqlState) -> bool {
-    [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(&code)
 }
 
 fn no_standby(waited: Duration) -> PgError {

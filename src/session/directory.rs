@@ -5,12 +5,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
 
 use super::params::PIN_CAUSES;
 use crate::pool::{CancelGate, CancelPass};
@@ -125,7 +127,7 @@ pub struct Entry {
     /// When it logged in.
     pub since: SystemTime,
     /// Process id told to the client.
-    pub pid: i32,
+    pid: AtomicI32,
     /// Secret told to the client, for cancel requests.
     key: Vec<u8>,
     /// Signals for the session.
@@ -173,6 +175,21 @@ impl Entry {
         self.backend.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Process id told to the client.
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// The client is told the process id of its first backend.
+    pub fn set_pid(&self, pid: i32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// Secret told to the client.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     /// The session has taken this backend.
     pub fn attached(&self, leased: Leased) {
         *self.backend() = Some(leased);
@@ -205,7 +222,7 @@ impl Entry {
     pub fn cancel(&self) -> Option<(Leased, CancelPass)> {
         let backend = self.backend();
         let leased = backend.as_ref()?;
-        let pass = leased.cancels.enter();
+        let pass = leased.cancels.enter()?;
         Some((leased.clone(), pass))
     }
 }
@@ -250,6 +267,8 @@ pub struct Directory {
     connections: AtomicUsize,
     by_address: Mutex<HashMap<IpAddr, usize>>,
     limit: AtomicUsize,
+    /// Told when a session leaves.
+    left: Notify,
 }
 
 impl Directory {
@@ -261,6 +280,7 @@ impl Directory {
             connections: AtomicUsize::new(0),
             by_address: Mutex::default(),
             limit: AtomicUsize::new(max_clients),
+            left: Notify::new(),
         }
     }
 
@@ -276,9 +296,9 @@ impl Directory {
     /// Takes one of the `max_clients` places, if one is free. It is given back by dropping the result.
     pub fn admit(self: &Arc<Self>) -> Option<Place> {
         let limit = self.limit.load(Ordering::Relaxed);
-        let taken = self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-            (count < limit).then_some(count + 1)
-        });
+        let taken = self
+            .connections
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < limit).then_some(count + 1));
         taken.is_ok().then(|| Place(Arc::clone(self)))
     }
 
@@ -309,7 +329,7 @@ impl Directory {
             read_only: facts.read_only,
             tls: facts.tls,
             since: SystemTime::now(),
-            pid,
+            pid: AtomicI32::new(pid),
             key,
             mailbox: Mailbox::default(),
             statements: AtomicU64::new(0),
@@ -325,6 +345,20 @@ impl Directory {
     /// Removes a session.
     pub fn leave(&self, id: u64) {
         self.sessions().remove(&id);
+        self.left.notify_waiters();
+    }
+
+    /// Resolves when no session is logged in.
+    pub async fn emptied(&self) {
+        loop {
+            // Registered before the look, so that a session that leaves in between is not missed.
+            let mut left = pin!(self.left.notified());
+            left.as_mut().enable();
+            if self.is_empty() {
+                return;
+            }
+            left.await;
+        }
     }
 
     /// Sessions logged in.
@@ -340,7 +374,7 @@ impl Directory {
     /// The session that was told this process id and key. Compared in constant time: the key is a secret.
     pub fn by_cancel_key(&self, pid: i32, key: &[u8]) -> Option<Arc<Entry>> {
         use subtle::ConstantTimeEq;
-        self.sessions().values().find(|entry| entry.pid == pid && bool::from(entry.key.ct_eq(key))).cloned()
+        self.sessions().values().find(|entry| entry.pid() == pid && bool::from(entry.key.ct_eq(key))).cloned()
     }
 
     /// Sends a signal to every session.
@@ -371,8 +405,12 @@ fn row(entry: &Entry) -> SessionRow {
         (false, false) => Activity::Idle,
     };
     let bits = entry.pins.load(Ordering::Relaxed);
-    let pins: Vec<&str> =
-        PIN_CAUSES.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0).map(|(_, c)| c.as_str()).collect();
+    let pins: Vec<&str> = PIN_CAUSES
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| bits & (1 << bit) != 0)
+        .map(|(_, c)| c.as_str())
+        .collect();
     let backend = entry.backend();
     SessionRow {
         id: entry.id,

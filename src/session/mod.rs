@@ -1,12 +1,26 @@
 //! One client from its first byte to its last.
 //!
-//! Flow: `startup` reads the first packets into a phase, `auth` proves who it is, `run` relays between the client and
-//! the backend it has leased and, when that is lost, finds another. `state`, `pipeline`, `params`, `prepared` and
-//! `limbo` are sans-IO: messages in, verdicts out.
+//! Flow: `startup` reads the first packets into a phase, `auth` proves who it is, `login` greets, `run` relays between
+//! the client and the backend it has leased and, when that is lost, `attach` finds another. `state`, `pipeline`,
+//! `params`, `prepared` and `limbo` are sans-IO: messages in, verdicts out.
 
+mod attach;
+mod auth;
 pub mod buffer;
+mod cancel;
+pub mod context;
+pub mod directory;
 pub mod limbo;
+pub mod login;
 pub mod params;
 pub mod pipeline;
 pub mod prepared;
+mod relay;
+mod restore;
+mod run;
+pub mod startup;
 pub mod state;
+pub mod verifiers;
+
+pub use auth::random;
+pub use run::Session;

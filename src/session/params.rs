@@ -14,13 +14,8 @@ pub const MAX_STATEMENT: usize = 8 * 1024;
 pub const MAX_SETTINGS: usize = 200;
 
 /// All causes, in the order of the bits of [`Params::pin_bits`].
-pub const PIN_CAUSES: [PinCause; 5] = [
-    PinCause::AdvisoryLock,
-    PinCause::HeldCursor,
-    PinCause::Listen,
-    PinCause::TempTable,
-    PinCause::Setting,
-];
+pub const PIN_CAUSES: [PinCause; 5] =
+    [PinCause::AdvisoryLock, PinCause::HeldCursor, PinCause::Listen, PinCause::TempTable, PinCause::Setting];
 
 /// Parameters that the server reports but no SET can change.
 const FIXED: [&str; 8] = [

@@ -208,13 +208,16 @@ impl Session {
             return Some(Look::WriteFirst);
         }
         let Some(kind) = kind.filter(|kind| *kind != Kind::Password) else {
-            return Some(Look::Stop(Event::Violation(violation(format!("invalid frontend message type {tag}")))));
+            return Some(Look::Stop(Event::Violation(violation(format!(
+                "invalid frontend message type {tag}"
+            )))));
         };
         if let Some(limbo) = self.limbo.as_mut() {
             let message = self.up.peek(len);
             let body = message.get(HEADER_LEN..).unwrap_or_default();
             let before = self.replies.len();
-            if limbo.message(kind, message, body, &mut self.state.prepared, &mut self.replies) == Step::Leave {
+            if limbo.message(kind, message, body, &mut self.state.prepared, &mut self.replies) == Step::Leave
+            {
                 self.limbo = None;
             }
             self.client_flushed &= self.replies.len() == before;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::params::Replay;
 use super::state::State;
-use crate::pool::Backend;
+use crate::pool::{Backend, Params};
 use crate::wire::backend;
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
@@ -30,13 +30,20 @@ pub enum RestoreError {
 
 /// What one message of ours was for, in the order they were sent.
 enum Step {
-    Setting(String),
+    Setting,
     Replay(Replay),
     Statement(Vec<u8>),
 }
 
-/// Applies what the session carries. `standard_strings` and such are the backend's own until they are set.
-pub async fn restore(backend: &mut Backend, state: &mut State, deadline: Instant) -> Result<(), RestoreError> {
+/// Parameters whose reported value has changed under the client.
+pub type Changed = Vec<(String, String)>;
+
+/// Applies what the session carries.
+pub async fn restore(
+    backend: &mut Backend,
+    state: &mut State,
+    deadline: Instant,
+) -> Result<Changed, RestoreError> {
     let (bytes, steps) = plan(backend, state);
     let mut reported = Reported::default();
     let mut refused = None;
@@ -50,30 +57,42 @@ pub async fn restore(backend: &mut Backend, state: &mut State, deadline: Instant
                     state.params.forget(replay);
                     refused.get_or_insert(error);
                 }
-                Some(Step::Setting(_)) => drop(refused.get_or_insert(error)),
+                Some(Step::Setting) => drop(refused.get_or_insert(error)),
                 // Its use will get the server's own answer.
                 Some(Step::Statement(name)) => state.prepared.remove(name),
                 None => {}
             }
         }
     }
-    state.hot_standby = reported.hot_standby.or(backend.params.get("in_hot_standby").map(|value| value == "on"));
-    for (name, value) in backend.params.iter().filter(|(name, _)| *name != "in_hot_standby") {
-        if !reported.values.iter().any(|(known, _)| known == name) {
-            state.params.report(name, value);
-        }
-    }
+    state.hot_standby =
+        reported.hot_standby.or(backend.params.get("in_hot_standby").map(|value| value == "on"));
+    let mut now = backend.params.clone();
     for (name, value) in &reported.values {
-        state.params.report(name, value);
+        now.set(name, value);
     }
-    refused.map_or(Ok(()), |error| Err(RestoreError::Refused(error)))
+    let changed = remember(&now, state);
+    refused.map_or(Ok(changed), |error| Err(RestoreError::Refused(error)))
+}
+
+/// Notes what a backend reports, except its role: the endpoint's does not change.
+pub fn remember(params: &Params, state: &mut State) -> Changed {
+    let told = params.iter().filter(|(name, _)| *name != "in_hot_standby");
+    told.filter(|(name, value)| state.params.report(name, value))
+        .map(|(n, v)| (n.to_owned(), v.to_owned()))
+        .collect()
 }
 
 /// Sets one parameter on a backend that is otherwise as the session left it.
-pub async fn set_one(backend: &mut Backend, name: &str, value: &str, deadline: Instant) -> Result<(), RestoreError> {
+pub async fn set_one(
+    backend: &mut Backend,
+    name: &str,
+    value: &str,
+    deadline: Instant,
+) -> Result<(), RestoreError> {
     let mut bytes = Vec::new();
     encode::query(&mut bytes, set_config(name, value));
-    let exchange = exchange(backend, &bytes, 1, &mut Reported::default());
+    let mut reported = Reported::default();
+    let exchange = exchange(backend, &bytes, 1, &mut reported);
     tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)?.map(drop)
 }
 
@@ -87,12 +106,13 @@ fn plan(backend: &Backend, state: &State) -> (Vec<u8>, Vec<Step>) {
             backend.params.get(name) != Some(*value) || state.params.replays().any(|replay| replay.sets(name))
         })
         .collect();
-    let mut setting = |bytes: &mut Vec<u8>, steps: &mut Vec<Step>, (name, value): (&str, &str)| {
+    let setting = |bytes: &mut Vec<u8>, steps: &mut Vec<Step>, (name, value): (&str, &str)| {
         encode::query(bytes, set_config(name, value));
-        steps.push(Step::Setting(name.to_owned()));
+        steps.push(Step::Setting);
     };
     // The texts that follow are in the client's encoding.
-    let (encoding, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(name, _)| *name == "client_encoding");
+    let (encoding, others): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|(name, _)| *name == "client_encoding");
     for pair in encoding {
         setting(&mut bytes, &mut steps, pair);
     }
@@ -197,9 +217,12 @@ fn take(
 }
 
 fn refusal(view: &ErrorView<'_>) -> PgError {
-    PgError::error(SqlState::SERIALIZATION_FAILURE, "the session's settings could not be restored on another server")
-        .with_detail(format!("{} (SQLSTATE {})", view.message(), view.code()))
-        .with_hint("Set the session up again and retry.")
+    PgError::error(
+        SqlState::SERIALIZATION_FAILURE,
+        "the session's settings could not be restored on another server",
+    )
+    .with_detail(format!("{} (SQLSTATE {})", view.message(), view.code()))
+    .with_hint("Set the session up again and retry.")
 }
 
 #[cfg(test)]

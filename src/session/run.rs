@@ -95,6 +95,8 @@ pub struct Session {
     /// Nobody reads what we write.
     pub(super) client_unread: bool,
     pub(super) draining: bool,
+    /// The client has not been greeted yet.
+    pub(super) logging_in: bool,
     /// The topology under which the backend was found good.
     pub(super) seen_version: u64,
     /// When the request under way began.
@@ -138,6 +140,7 @@ impl Session {
             client_ended: false,
             client_unread: false,
             draining: false,
+            logging_in: false,
             seen_version: 0,
             began: None,
             lost: None,
@@ -155,6 +158,7 @@ impl Session {
                 break end;
             }
         };
+        self.ctx.metrics.lower(Gauge::Sessions);
         Box::pin(self.finish(end)).await;
     }
 
@@ -165,7 +169,12 @@ impl Session {
             Event::ClientGone { reset } => self.client_gone(reset).await,
             Event::Violation(error) => {
                 self.ctx.metrics.count(Counter::ViolationClient);
-                info!(session = self.entry.id, user = self.login.user, "client broke the protocol: {}", error.message);
+                info!(
+                    session = self.entry.id,
+                    user = self.login.user,
+                    "client broke the protocol: {}",
+                    error.message
+                );
                 Err(End::Told(error))
             }
             Event::Garbage => self.garbage(),
@@ -196,7 +205,9 @@ impl Session {
         while self.attached.is_some() && !self.state.pipeline.is_idle() && !self.state.pipeline.is_open() {
             match poll_fn(|cx| self.poll_event(cx)).await {
                 Event::ClientGone { .. } => self.client_unread = true,
-                Event::BackendGone(_) | Event::EpochOver | Event::Garbage => self.drop_backend(Verdict::Close),
+                Event::BackendGone(_) | Event::EpochOver | Event::Garbage => {
+                    self.drop_backend(Verdict::Close)
+                }
                 Event::Signals(signals) => self.signals(signals)?,
                 Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained => break,
             }
@@ -211,7 +222,12 @@ impl Session {
         let mut wait = HALF_CLOSE_PROBE;
         loop {
             let pipeline = &self.state.pipeline;
-            if reset || self.attached.is_none() || pipeline.is_idle() || pipeline.is_open() || pipeline.is_copying_in() {
+            if reset
+                || self.attached.is_none()
+                || pipeline.is_idle()
+                || pipeline.is_open()
+                || pipeline.is_copying_in()
+            {
                 return Err(End::Left);
             }
             match tokio::time::timeout(wait, poll_fn(|cx| self.poll_event(cx))).await {
@@ -249,7 +265,8 @@ impl Session {
     async fn backend_gone(&mut self, last_words: Option<Vec<u8>>) -> Flow {
         let Some(attached) = self.attached.as_ref() else { return Ok(()) };
         let (node, start_time) = (attached.node, attached.start_time);
-        let code = last_words.as_deref().and_then(|bytes| bytes.get(5..)).map(|body| ErrorView::new(body).code());
+        let code =
+            last_words.as_deref().and_then(|bytes| bytes.get(5..)).map(|body| ErrorView::new(body).code());
         self.ctx.nudges.nudge(node, nudge_of(code));
         let verdict = self.ctx.nudges.still_alive(node, start_time, LOSS_VERDICT).await;
         debug!(session = self.entry.id, ?code, ?verdict, "backend lost");
@@ -276,7 +293,11 @@ impl Session {
         self.began = None;
         let loss = self.state.lose();
         if inside {
-            info!(session = self.entry.id, user = self.login.user, "server lost in the middle of a long row, closing");
+            info!(
+                session = self.entry.id,
+                user = self.login.user,
+                "server lost in the middle of a long row, closing"
+            );
             return Err(End::Cut);
         }
         if let Some(error) = self.state.take_lost_pins() {
@@ -349,7 +370,8 @@ impl Session {
         node.map(|node| node.name().to_owned()).unwrap_or_default()
     }
 
-    async fn finish(mut self, end: End) {
+    /// Gives everything back and tells the client why.
+    pub(super) async fn finish(mut self, end: End) {
         let quiet = self.state.is_quiet();
         let idle = self.state.pipeline.is_idle();
         self.release(match (quiet, idle) {
@@ -374,7 +396,6 @@ impl Session {
         self.up.clear();
         self.down.clear();
         self.ctx.directory.leave(self.entry.id);
-        self.ctx.metrics.lower(Gauge::Sessions);
         // The client may be gone already: its socket is closed either way.
         let _ = tokio::time::timeout(
             Duration::from_secs(1),

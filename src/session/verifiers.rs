@@ -4,6 +4,7 @@
 //! control runtime, over one connection; logins wait for their answer. Limits: `auth.cache_size` entries,
 //! `auth.cache_lifetime`. Must not know how the client proves that it knows the secret.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,8 @@ use crate::topology::{Health, NodeId, Role, Store};
 
 /// Look-ups that may wait at the same time; more logins are told to come back.
 const QUEUE: usize = 1024;
+/// PBKDF2 rounds of verifiers we make, as PostgreSQL's default `scram_iterations`.
+const ITERATIONS: u32 = 4096;
 /// Longest wait of a login for a look-up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,6 +55,17 @@ pub enum LookupError {
     Overloaded,
 }
 
+impl LookupError {
+    /// What a client may know: nothing of queries and nodes.
+    pub fn told(&self) -> &'static str {
+        match self {
+            Self::NoNode => "No server answers.",
+            Self::Failed(_) => "The look-up failed; the proxy's log says why.",
+            Self::Overloaded => "The look-up took too long.",
+        }
+    }
+}
+
 type Answer = Result<Option<UserSecret>, LookupError>;
 
 struct Request {
@@ -72,6 +86,8 @@ pub struct Verifiers {
     metrics: Arc<Metrics>,
     /// Makes the mock verifiers of unknown users unguessable and stable.
     mock_key: [u8; 32],
+    /// Verifiers of passwords in the settings, made once: the hashing takes milliseconds.
+    derived: Mutex<HashMap<String, (crate::config::Secret, Arc<Verifier>)>>,
 }
 
 /// The other end: to be run as a task on the control runtime.
@@ -104,12 +120,35 @@ impl Verifiers {
             connection: None,
         };
         let cache = Mutex::new(LruCache::new(size));
-        (Arc::new(Self { settings, cache, requests, metrics, mock_key }), lookups)
+        let derived = Mutex::default();
+        (Arc::new(Self { settings, cache, requests, metrics, mock_key, derived }), lookups)
     }
 
     /// A verifier that nothing matches, always the same for one name, so that nobody learns which users exist.
     pub fn mock(&self, user: &str) -> Verifier {
         Verifier::mock(user, &self.mock_key)
+    }
+
+    /// The verifier of a user whose password stands in the settings.
+    pub async fn derived(
+        &self,
+        user: &str,
+        password: &crate::config::Secret,
+    ) -> std::io::Result<Arc<Verifier>> {
+        let known = self.derived.lock().unwrap_or_else(PoisonError::into_inner).get(user).cloned();
+        if let Some((_, verifier)) = known.filter(|(known, _)| known == password) {
+            return Ok(verifier);
+        }
+        let mut salt = [0; 16];
+        super::auth::random(&mut salt)?;
+        let secret = password.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            Verifier::from_password(secret.expose().as_bytes(), &salt, ITERATIONS)
+        });
+        let verifier = Arc::new(made.await.map_err(std::io::Error::other)?);
+        let entry = (password.clone(), Arc::clone(&verifier));
+        self.derived.lock().unwrap_or_else(PoisonError::into_inner).insert(user.to_owned(), entry);
+        Ok(verifier)
     }
 
     /// The secret of `user`; `None` when there is no such user or it has no password.
@@ -190,7 +229,8 @@ impl Lookups {
             if request.reply.is_closed() {
                 continue;
             }
-            let answer = match tokio::time::timeout(LOOKUP_TIMEOUT, self.answer(&request.user, &tasks)).await {
+            let answer = match tokio::time::timeout(LOOKUP_TIMEOUT, self.answer(&request.user, &tasks)).await
+            {
                 Ok(answer) => answer,
                 Err(_) => {
                     self.connection = None;
@@ -222,7 +262,8 @@ impl Lookups {
         let Some(row) = rows.first() else { return Ok(None) };
         // One column is the secret; of more, the first is the name.
         let column = usize::from(row.len() > 1);
-        let text: Option<&str> = row.try_get(column).map_err(|error| LookupError::Failed(error.to_string()))?;
+        let text: Option<&str> =
+            row.try_get(column).map_err(|error| LookupError::Failed(error.to_string()))?;
         Ok(text.and_then(|text| parse_secret(user, text)))
     }
 
@@ -245,7 +286,11 @@ impl Lookups {
         let topology = self.store.load();
         let standby = || topology.read_nodes().next().map(|node| node.id);
         let any = || {
-            topology.nodes.iter().find(|node| node.role == Role::Standby && node.health == Health::Up).map(|n| n.id)
+            topology
+                .nodes
+                .iter()
+                .find(|node| node.role == Role::Standby && node.health == Health::Up)
+                .map(|n| n.id)
         };
         let node = topology.writable_primary().or_else(standby).or_else(any).ok_or(LookupError::NoNode)?;
         if self.connection.as_ref().is_some_and(|(at, client)| *at == node && !client.is_closed()) {
@@ -256,7 +301,7 @@ impl Lookups {
         let spec = topology.node(node).map(|view| Arc::clone(&view.spec)).ok_or(LookupError::NoNode)?;
         let login = client::Login {
             user: &settings.auth.query_user,
-            password: settings.auth.query_password.as_ref().map(crate::config::Secret::expose),
+            password: settings.auth.query_password.as_ref(),
             database: &settings.auth.query_database,
             application_name: "pgsteer auth",
         };

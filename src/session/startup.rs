@@ -1,0 +1,151 @@
+//! The first bytes of a connection: encryption, cancel request, or a login's parameters (protocol, 55.2.1 and 55.2.11).
+//!
+//! In: an accepted socket. Out: a [`Phase`]; the stream comes back encrypted when the client asked for it. Nothing here
+//! allocates more than one startup packet.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use crate::config::{ClientTlsMode, Listen, ListenRole};
+use crate::net::Stream;
+use crate::net::tls::ClientTlsAcceptor;
+use crate::wire::error::{PgError, SqlState};
+use crate::wire::startup::{self, FirstPacket, Startup};
+
+/// First byte of a TLS handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Requests for encryption that a client may send before its startup packet: each kind once, and room for odd ones.
+const REQUESTS_MAX: usize = 4;
+
+/// One listener as its connections see it.
+pub struct Endpoint {
+    /// The kind of node its sessions get.
+    pub role: ListenRole,
+    /// Whether TLS is offered or demanded.
+    pub tls_mode: ClientTlsMode,
+    /// The TLS side, unless the mode is off.
+    pub acceptor: Option<Arc<ClientTlsAcceptor>>,
+}
+
+impl Endpoint {
+    /// The endpoint of a configured listener.
+    pub fn new(listen: &Listen, acceptor: Option<Arc<ClientTlsAcceptor>>) -> Self {
+        Self { role: listen.role, tls_mode: listen.tls.mode, acceptor }
+    }
+}
+
+/// What the first packets led to.
+pub enum Phase {
+    /// A login.
+    Login(Stream, Startup),
+    /// A cancel request; the connection is of no more use.
+    Cancel {
+        /// Process id as the client was told it.
+        pid: i32,
+        /// Secret as the client was told it.
+        key: Vec<u8>,
+    },
+    /// The client broke the rules and is told why.
+    Refused(Stream, PgError),
+    /// The client left, or nothing can be said to it.
+    Closed,
+}
+
+/// Reads until a startup packet, a cancel request or the end. `packet_limit` in bytes.
+pub async fn begin(mut stream: Stream, endpoint: &Endpoint, packet_limit: usize, deadline: Instant) -> Phase {
+    for _ in 0..REQUESTS_MAX {
+        let mut head = [0u8; 4];
+        let Ok(count) = read_some(&mut stream, &mut head).await else { return Phase::Closed };
+        if head.first() == Some(&TLS_HANDSHAKE) && count > 0 && !stream.is_tls() {
+            match encrypt(stream, endpoint, head.get(..count).unwrap_or_default(), true, deadline).await {
+                Some(encrypted) => stream = encrypted,
+                None => return Phase::Closed,
+            }
+            continue;
+        }
+        let packet = match read_packet(&mut stream, head, count, packet_limit).await {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return Phase::Closed,
+            Err(error) => return Phase::Refused(stream, error),
+        };
+        match startup::parse(&packet) {
+            Ok(FirstPacket::Ssl) if endpoint.acceptor.is_some() && !stream.is_tls() => {
+                if stream.write_all(b"S").await.is_err() {
+                    return Phase::Closed;
+                }
+                match encrypt(stream, endpoint, &[], false, deadline).await {
+                    Some(encrypted) => stream = encrypted,
+                    None => return Phase::Closed,
+                }
+            }
+            Ok(FirstPacket::Ssl | FirstPacket::Gss) => {
+                if stream.write_all(b"N").await.is_err() {
+                    return Phase::Closed;
+                }
+            }
+            Ok(FirstPacket::Cancel { pid, key }) => return Phase::Cancel { pid, key },
+            Ok(FirstPacket::Startup(_))
+                if endpoint.tls_mode == ClientTlsMode::Require && !is_safe(&stream) =>
+            {
+                let error = PgError::fatal(
+                    SqlState::INVALID_AUTHORIZATION,
+                    "this listener accepts only TLS connections",
+                );
+                return Phase::Refused(stream, error.with_hint("Connect with sslmode=require or stronger."));
+            }
+            Ok(FirstPacket::Startup(startup)) => return Phase::Login(stream, startup),
+            Err(error) => return Phase::Refused(stream, error),
+        }
+    }
+    let error = PgError::fatal(SqlState::PROTOCOL_VIOLATION, "too many requests for encryption");
+    Phase::Refused(stream, error)
+}
+
+/// A unix socket needs no TLS: nobody can listen in.
+fn is_safe(stream: &Stream) -> bool {
+    stream.is_tls() || stream.peer().is_some_and(|peer| peer.ip().is_none())
+}
+
+async fn encrypt(
+    stream: Stream,
+    endpoint: &Endpoint,
+    received: &[u8],
+    direct: bool,
+    deadline: Instant,
+) -> Option<Stream> {
+    let acceptor = endpoint.acceptor.as_ref()?;
+    match acceptor.accept(stream, received, direct, deadline).await {
+        Ok(encrypted) => Some(encrypted),
+        Err(error) => {
+            tracing::debug!(%error, "TLS handshake with a client failed");
+            None
+        }
+    }
+}
+
+async fn read_some(stream: &mut Stream, into: &mut [u8]) -> std::io::Result<usize> {
+    match stream.read(into).await? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        count => Ok(count),
+    }
+}
+
+/// Completes a packet of whose first four bytes `count` are here; `None` when the client left.
+async fn read_packet(
+    stream: &mut Stream,
+    mut head: [u8; 4],
+    count: usize,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, PgError> {
+    let missing = head.get_mut(count..).unwrap_or_default();
+    if !missing.is_empty() && stream.read_exact(missing).await.is_err() {
+        return Ok(None);
+    }
+    let len = startup::packet_len(head, limit)?;
+    let mut packet = vec![0; len];
+    let (start, rest) = packet.split_at_mut(4);
+    start.copy_from_slice(&head);
+    Ok(stream.read_exact(rest).await.is_ok().then_some(packet))
+}
