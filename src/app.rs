@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admin::{self, AdminState, Changed, Command, Pulse};
+use crate::admin::{self, AdminState, Command, Pulse};
 use crate::config::Settings;
 use crate::drain::Tasks;
 use crate::health::{self, Surroundings};
@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::net::listener::{self, Listener};
 use crate::net::tls::{ClientTlsAcceptor, ServerTlsContext};
 use crate::pool::Registry;
-use crate::reload::{self, Reloader, SetLevel};
+use crate::reload::{Reloader, SetLevel};
 use crate::serve::Workers;
 use crate::session::context::Shared;
 use crate::session::directory::{Directory, Signal};
@@ -248,6 +248,7 @@ fn admin_state(
         settings: Arc::clone(&shared.settings),
         store: Arc::clone(&shared.store),
         events,
+        registry: Arc::clone(&shared.registry),
         metrics: Arc::clone(&shared.metrics),
         commands,
         tasks: shared.tasks.clone(),
@@ -300,18 +301,9 @@ async fn obey(
             Some(Command::Reload { reply }) => {
                 let result = reloader.reload();
                 note_reload(&events, &result);
-                drop(reply.send(result.map(|changes| changes.into_iter().map(changed).collect())));
+                drop(reply.send(result));
             }
         }
-    }
-}
-
-fn changed(change: crate::config::Change) -> Changed {
-    Changed {
-        option: change.key,
-        old: change.old,
-        new: change.new,
-        applies: reload::when(change.class).to_owned(),
     }
 }
 

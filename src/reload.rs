@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use crate::config::options::Class;
 use crate::config::{self, Change, Settings};
 use crate::health::HealthHandle;
 use crate::metrics::Counter;
@@ -105,18 +104,10 @@ fn keep_fixed(old: &Settings, mut new: Settings) -> Settings {
     new
 }
 
-/// The word of a class in the answer to RELOAD.
-pub fn when(class: Class) -> &'static str {
-    match class {
-        Class::Live => "now",
-        Class::NewSessions => "new sessions",
-        Class::Restart => "restart",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::options::Class;
 
     #[test]
     fn what_needs_a_restart_stays_as_it_was() {
