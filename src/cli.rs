@@ -13,10 +13,9 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::admin::status;
-use crate::app::App;
+use crate::app::{App, SetLevel};
 use crate::config::{self, Log, LogFormat, Settings};
 use crate::demo::{self, DemoArgs};
-use crate::reload::SetLevel;
 
 /// One endpoint in front of a PostgreSQL primary and its hot standbys.
 #[derive(Debug, Parser)]

@@ -14,7 +14,7 @@ use super::directory::Signals;
 use super::limbo::Step;
 use super::run::Session;
 use crate::topology::Nudge;
-use crate::wire::backend::TxStatus;
+use crate::wire::backend::{self, TxStatus};
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
 use crate::wire::frame::HEADER_LEN;
@@ -299,6 +299,12 @@ impl Session {
                 return Look::Stop(Event::BackendGone(Some(message.to_vec())));
             }
             self.state.server_message(tag, body);
+            if tag == b'S'
+                && let (Some(attached), Some((name, value))) = (self.attached.as_mut(), backend::parameter_status(body))
+            {
+                // Its reset is checked against what it reported last.
+                attached.backend.note_parameter(name, value);
+            }
             if ours {
                 self.down.drop_message();
                 self.role_reported();

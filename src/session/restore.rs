@@ -69,6 +69,7 @@ pub async fn restore(
     let mut now = backend.params.clone();
     for (name, value) in &reported.values {
         now.set(name, value);
+        backend.note_parameter(name, value);
     }
     let changed = remember(&now, state);
     refused.map_or(Ok(changed), |error| Err(RestoreError::Refused(error)))
