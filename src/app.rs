@@ -250,6 +250,7 @@ fn admin_state(
         store: Arc::clone(&shared.store),
         events,
         registry: Arc::clone(&shared.registry),
+        directory: Arc::clone(&shared.directory),
         metrics: Arc::clone(&shared.metrics),
         commands,
         tasks: shared.tasks.clone(),

@@ -143,9 +143,9 @@ mod tests {
         ];
         for option in fixed {
             assert!(
-                known.iter().any(|prefix| option.name.starts_with(prefix)),
+                known.iter().any(|prefix| option.key.starts_with(prefix)),
                 "{} is not kept",
-                option.name
+                option.key
             );
         }
     }

@@ -14,6 +14,7 @@ use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::net::tls::ServerTlsContext;
 use crate::pool::Registry;
+use crate::session::directory::Directory;
 use crate::topology::{
     Epoch, EventKind, EventLog, Health, Lag, Lsn, NodeId, Nudges, ReadRefusal, Reads, Role, Store, Timeline,
     Topology,
@@ -45,6 +46,7 @@ pub(super) fn state() -> Arc<AdminState> {
         store,
         settings,
         registry,
+        directory: Arc::new(Directory::new(10)),
         events,
         metrics,
         commands,

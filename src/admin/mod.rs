@@ -26,6 +26,7 @@ use crate::config::{Change, Settings};
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::Registry;
+use crate::session::directory::Directory;
 use crate::topology::{EventLog, Store};
 
 /// Everything the console and the HTTP listener may look at.
@@ -38,6 +39,8 @@ pub struct AdminState {
     pub events: Arc<EventLog>,
     /// The pools and their backends.
     pub registry: Arc<Registry>,
+    /// The sessions of clients.
+    pub directory: Arc<Directory>,
     /// What is counted and timed.
     pub metrics: Arc<Metrics>,
     /// Where orders go.

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::AdminState;
-use crate::metrics::Gauge;
 use crate::pool::PoolRow;
 use crate::topology::{Event, NodeView, Reads, Topology};
 
@@ -186,6 +185,7 @@ struct Counts {
 impl Counts {
     fn of(state: &AdminState, nodes: usize) -> Self {
         let pools = state.registry.rows();
+        let sessions = state.directory.rows();
         let node = |index: usize| {
             let statements = state.metrics.statements(index);
             let open = |pool: &PoolRow| pool.active + pool.idle + pool.closing;
@@ -193,11 +193,11 @@ impl Counts {
             NodeCounts {
                 statements: statements.primary + statements.standby,
                 backends: backends as u64,
-                sessions: 0,
+                sessions: sessions.iter().filter(|row| row.node.is_some_and(|id| id.index() == index)).count()
+                    as u64,
             }
         };
-        let sessions_total = u64::try_from(state.metrics.level(Gauge::Sessions)).unwrap_or(0);
-        Self { sessions_total, nodes: (0..nodes).map(node).collect() }
+        Self { sessions_total: sessions.len() as u64, nodes: (0..nodes).map(node).collect() }
     }
 
     fn node(&self, node: &NodeView) -> NodeCounts {

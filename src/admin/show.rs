@@ -9,6 +9,7 @@ use super::report::{NodeReport, Report, from_micros};
 use super::table::{Cell, Column, Row, Table};
 use crate::config;
 use crate::pool::{BackendRow, PoolRow};
+use crate::session::directory::SessionRow;
 use crate::topology::{Event, NodeId, Topology};
 
 /// The headings of a table, known before it is asked for.
@@ -243,8 +244,26 @@ fn backends(state: &AdminState) -> Vec<Row> {
     state.registry.backend_rows().into_iter().map(row).collect()
 }
 
-fn clients(_: &AdminState) -> Vec<Row> {
-    Vec::new()
+fn clients(state: &AdminState) -> Vec<Row> {
+    let topology = state.store.load();
+    let row = |session: SessionRow| {
+        vec![
+            Cell::count(session.id),
+            Cell::Text(session.user),
+            Cell::Text(session.database),
+            Cell::Text(session.address),
+            Cell::Text(session.application),
+            Cell::text(session.endpoint),
+            Cell::text(session.state),
+            Cell::or_null(session.node, |id| node_name(&topology, id)),
+            Cell::or_null(session.backend_pid, Cell::count),
+            Cell::count(session.statements),
+            Cell::Text(session.pins),
+            Cell::Bool(session.tls),
+            Cell::Time(session.since),
+        ]
+    };
+    state.directory.rows().into_iter().map(row).collect()
 }
 
 const CONFIG: &[Column] = &[
