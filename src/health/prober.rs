@@ -231,7 +231,10 @@ impl Prober {
 
     async fn failed(&self, number: u64, sent: Instant, failure: Failure) {
         self.metrics.probe(self.node.index(), false);
-        self.nudges.probe_failed(self.node, number);
+        // A connection that ended, ours as anybody's, does not prove that the server did: the next attempt tells.
+        if !matches!(failure, Failure::Cut(_) | Failure::Crowded | Failure::Denied(_)) {
+            self.nudges.probe_failed(self.node, number);
+        }
         let (sent, at) = (self.clock.at(sent), self.clock.now());
         self.tell(Observation { node: self.node, sent, at, seen: Seen::Failed(failure) }).await;
     }

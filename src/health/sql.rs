@@ -33,6 +33,7 @@ const PROBE: &str = "WITH role AS MATERIALIZED (SELECT pg_is_in_recovery() AS st
 const WHOLE: &str = ", (SELECT system_identifier FROM pg_control_system()) AS system_identifier, \
        (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8 AS start_time, \
        current_setting('server_version_num')::int4 AS version, \
+       pg_size_bytes(current_setting('wal_segment_size')) AS segment, \
        (SELECT json_agg(row_to_json(w))::text FROM (SELECT application_name, client_addr, state, sync_state, \
          sent_lsn, flush_lsn, replay_lsn FROM pg_stat_replication) w) AS replication";
 
@@ -55,6 +56,8 @@ pub(super) struct Identity {
     pub(super) start_time: i64,
     /// `server_version_num`.
     pub(super) server_version_num: u32,
+    /// `wal_segment_size`, bytes.
+    pub(super) segment_bytes: u64,
     /// `pg_stat_replication` as JSON.
     pub(super) replication: Option<String>,
 }
@@ -65,12 +68,14 @@ pub(super) fn identity(row: &Row) -> Result<Identity, tokio_postgres::Error> {
         system_identifier: row.try_get::<_, i64>("system_identifier")? as u64,
         start_time: row.try_get("start_time")?,
         server_version_num: row.try_get::<_, i32>("version")? as u32,
+        segment_bytes: row.try_get::<_, i64>("segment")? as u64,
         replication: row.try_get("replication")?,
     })
 }
 
 /// Reads an answer.
 pub(super) fn sample(row: &Row, identity: &Identity) -> Result<Sample, tokio_postgres::Error> {
+    let lsn = |column: &str| lsn(row, column).map(|l| l.map(|l| l.rounded(identity.segment_bytes)));
     let file: Option<&str> = row.try_get("wal_file")?;
     let pid: Option<i32> = row.try_get("pid")?;
     let receiver = match pid {
@@ -80,7 +85,7 @@ pub(super) fn sample(row: &Row, identity: &Identity) -> Result<Sample, tokio_pos
             timeline: timeline(row.try_get("received_tli")?),
             sender_host: row.try_get("sender_host")?,
             sender_port: row.try_get::<_, Option<i32>>("sender_port")?.and_then(|p| u16::try_from(p).ok()),
-            latest_end: lsn(row, "latest_end")?,
+            latest_end: lsn("latest_end")?,
         }),
     };
     Ok(Sample {
@@ -89,10 +94,10 @@ pub(super) fn sample(row: &Row, identity: &Identity) -> Result<Sample, tokio_pos
         start_time: identity.start_time,
         in_recovery: row.try_get("standby")?,
         timeline: file.and_then(timeline_of_file),
-        insert: lsn(row, "insert")?,
-        flush: lsn(row, "flush")?,
-        replayed: lsn(row, "replayed")?,
-        received: lsn(row, "received")?,
+        insert: lsn("insert")?,
+        flush: lsn("flush")?,
+        replayed: lsn("replayed")?,
+        received: lsn("received")?,
         receiver,
         archive_fed: row.try_get("archive_fed")?,
         min_recovery_timeline: timeline(row.try_get("min_tli")?),

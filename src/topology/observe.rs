@@ -70,7 +70,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What a node says about itself at one instant.
+/// What a node says about itself at one instant. Positions are [`Lsn::rounded`].
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Sample {
     /// `pg_control_system().system_identifier`.

@@ -30,9 +30,6 @@ impl fmt::Display for Timeline {
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Lsn(pub u64);
 
-/// The default `wal_segment_size`; a larger one only makes [`Lsn::rounded`] miss a case that then reads as
-/// 40 bytes of lag until the next record.
-const SEGMENT_BYTES: u64 = 16 << 20;
 /// `XLOG_BLCKSZ`: a constant of every packaged server.
 const PAGE_BYTES: u64 = 8192;
 /// `SizeOfXLogShortPHD`: header of an ordinary page.
@@ -50,10 +47,11 @@ impl Lsn {
     ///
     /// A primary that has just filled a page reports the position behind the next page's header, while a standby
     /// that has replayed every record reports the page's start: without this an idle cluster would look behind.
+    /// `segment_bytes` is the cluster's `wal_segment_size`.
     #[must_use]
-    pub fn rounded(self) -> Lsn {
+    pub fn rounded(self, segment_bytes: u64) -> Lsn {
         let offset = self.0 % PAGE_BYTES;
-        let first = (self.0 - offset).is_multiple_of(SEGMENT_BYTES);
+        let first = segment_bytes > 0 && (self.0 - offset).is_multiple_of(segment_bytes);
         let header = if first { LONG_HEADER } else { SHORT_HEADER };
         if offset == header { Lsn(self.0 - offset) } else { self }
     }
@@ -104,10 +102,17 @@ mod tests {
 
     #[test]
     fn only_an_exact_page_header_is_rounded() {
-        assert_eq!(Lsn(0x0300_0028).rounded(), Lsn(0x0300_0000), "first page of a segment");
-        assert_eq!(Lsn(0x0300_2018).rounded(), Lsn(0x0300_2000), "ordinary page");
-        assert_eq!(Lsn(0x0300_0018).rounded(), Lsn(0x0300_0018), "a short header does not start a segment");
-        assert_eq!(Lsn(0x0300_2028).rounded(), Lsn(0x0300_2028), "a long header does not start a page");
-        assert_eq!(Lsn(0x0300_2019).rounded(), Lsn(0x0300_2019));
+        for (bytes, rounded, why) in [
+            (0x0300_0028, 0x0300_0000, "first page of a segment"),
+            (0x0300_2018, 0x0300_2000, "ordinary page"),
+            (0x0300_0018, 0x0300_0018, "a short header does not start a segment"),
+            (0x0300_2028, 0x0300_2028, "a long header does not start a page"),
+            (0x0310_0028, 0x0310_0028, "not the start of a segment of this size"),
+            (0x0300_2019, 0x0300_2019, "content"),
+            (0x0300_2018 + 34, 0x0300_2018 + 34, "a commit record is no header"),
+        ] {
+            assert_eq!(Lsn(bytes).rounded(16 << 20), Lsn(rounded), "{why}");
+        }
+        assert_eq!(Lsn(0x0310_0028).rounded(1 << 20), Lsn(0x0310_0000), "small segments");
     }
 }

@@ -19,6 +19,7 @@ mod limits;
 mod operate;
 mod protocol;
 mod tls;
+mod topology;
 
 #[allow(dead_code, reason = "a toolbox: not every tool is in use at every time")]
 mod harness;

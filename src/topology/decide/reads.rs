@@ -117,7 +117,7 @@ fn ahead(state: &mut State, rules: &Rules) {
         }
         if let (Some(primary), Some(replayed)) = (&primary, latest.sample.replayed)
             && primary.sent > latest.at
-            && primary.sample.flush.is_some_and(|flush| replayed.rounded() > flush.rounded())
+            && primary.sample.flush.is_some_and(|flush| replayed > flush)
         {
             node.ahead = Some((latest.sample.start_time, timeline));
         }
