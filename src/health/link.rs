@@ -134,9 +134,8 @@ fn failure(error: &tokio_postgres::Error) -> Failure {
     match error.code() {
         // 57P01 to 57P03 here are a connection being ended; whether the server goes too shows next.
         Some(code) if code.code().starts_with("57P") => lost(error),
-        Some(_) => Failure::Denied(text(error)),
         None if error.is_closed() || io_error(error).is_some() => lost(error),
-        None => Failure::Denied(text(error)),
+        Some(_) | None => Failure::Denied(text(error)),
     }
 }
 

@@ -27,6 +27,8 @@ const NUDGE_GAP: Duration = Duration::from_millis(2);
 const CONNECT_GAP: Duration = Duration::from_millis(10);
 /// What does not change while a server runs is asked again this often.
 const WHOLE_EVERY: Duration = Duration::from_secs(1);
+/// A refused login or question is not put right within milliseconds, and each attempt costs a key derivation.
+const DENIED_GAP: Duration = Duration::from_secs(1);
 /// Questions on a new connection at the fast pace: a node that was down needs several answers to be believed.
 const EAGER_QUESTIONS: u32 = 4;
 
@@ -61,20 +63,19 @@ impl Prober {
     pub(super) async fn run(mut self) {
         loop {
             let started = Instant::now();
-            if let Some(watch) = self.connect(started).await {
-                let failure = self.watch_over(watch).await;
-                // The end of an idle connection is evidence of this moment; that of a question, of its sending.
-                if let Some(failure) = failure {
-                    let now = Instant::now();
-                    self.failed(0, now, failure).await;
-                }
+            let failure = match self.connect(started).await {
+                Ok(watch) => self.watch_over(watch).await,
+                Err(failure) => failure,
+            };
+            if matches!(failure, Failure::Denied(_)) {
+                sleep_until(Instant::now() + DENIED_GAP).await;
             }
             self.rest(started).await;
         }
     }
 
     /// Connects and asks the first question, all within one deadline.
-    async fn connect(&mut self, started: Instant) -> Option<Watch> {
+    async fn connect(&mut self, started: Instant) -> Result<Watch, Failure> {
         let cluster = Arc::clone(&self.settings.borrow_and_update());
         let monitor = &cluster.monitor;
         let number = self.nudges.probe_sent(self.node);
@@ -90,36 +91,40 @@ impl Prober {
         match timeout_at(deadline, attempt).await.unwrap_or_else(|_| silent()) {
             Ok((link, sent, sample)) => {
                 self.answered(number, sent, link.start_time(), Some(sample)).await;
-                Some(Watch { link, asked: sent, sampled: sent, whole: sent, answers: 1 })
+                Ok(Watch { link, asked: sent, sampled: sent, whole: sent, answers: 1 })
             }
             Err(failure) => {
-                self.failed(number, started, failure).await;
-                None
+                self.failed(number, started, &failure).await;
+                Err(failure)
             }
         }
     }
 
-    /// Asks until the connection ends; `Some` says why it did when no question was under way.
-    async fn watch_over(&mut self, mut watch: Watch) -> Option<Failure> {
+    /// Asks until the connection ends or a question fails, and reports that.
+    async fn watch_over(&mut self, mut watch: Watch) -> Failure {
         loop {
             let due = watch.asked + self.tick(watch.answers < EAGER_QUESTIONS);
-            let nudged = match self.wait(&mut watch.link, due, watch.asked + NUDGE_GAP).await {
-                Ok(nudged) => nudged,
-                Err(failure) => return Some(failure),
+            let done = match self.wait(&mut watch.link, due, watch.asked + NUDGE_GAP).await {
+                Ok(nudged) => self.ask(&mut watch, nudged).await,
+                Err(failure) => {
+                    // The end of an idle connection is evidence of this moment, not of the last question's.
+                    self.failed(0, Instant::now(), &failure).await;
+                    Err(failure)
+                }
             };
-            if !self.ask(&mut watch, nudged).await {
-                return None;
+            if let Err(failure) = done {
+                return failure;
             }
         }
     }
 
     /// Waits, with an ear on the connection, for the tick, a nudge or a change of pace. True: ask everything.
     async fn wait(&mut self, link: &mut Link, due: Instant, earliest: Instant) -> Result<bool, Failure> {
-        let (node, nudges, fast) = (self.node, &self.nudges, &mut self.fast);
+        let (node, mailbox, fast) = (self.node, &self.nudges, &mut self.fast);
         let woken = async {
             tokio::select! {
                 () = sleep_until(due) => false,
-                () = nudges.notified(node) => true,
+                () = mailbox.notified(node) => true,
                 // A slower pace wakes too, for one question more than needed.
                 _ = fast.changed() => true,
             }
@@ -136,8 +141,8 @@ impl Prober {
         Ok(nudged || !taken.is_empty())
     }
 
-    /// Asks once, or twice when a beat brings news. False: the connection is of no more use.
-    async fn ask(&mut self, watch: &mut Watch, all: bool) -> bool {
+    /// Asks once, or twice when a beat brings news.
+    async fn ask(&mut self, watch: &mut Watch, all: bool) -> Result<(), Failure> {
         let every = self.sample_interval();
         let now = Instant::now();
         let sample = all
@@ -146,17 +151,15 @@ impl Prober {
             // A beat that would be followed by a question within half a tick may as well be one.
             || now + self.tick(false) / 2 >= watch.sampled + every;
         if !sample {
-            if !self.beat(watch).await {
-                return false;
-            }
+            self.beat(watch).await?;
             if !watch.link.role_changed() {
-                return true;
+                return Ok(());
             }
         }
         self.sample(watch).await
     }
 
-    async fn beat(&mut self, watch: &mut Watch) -> bool {
+    async fn beat(&mut self, watch: &mut Watch) -> Result<(), Failure> {
         let number = self.nudges.probe_sent(self.node);
         let sent = Instant::now();
         watch.asked = sent;
@@ -165,7 +168,7 @@ impl Prober {
         self.conclude(number, sent, start_time, done.map(|()| None)).await
     }
 
-    async fn sample(&mut self, watch: &mut Watch) -> bool {
+    async fn sample(&mut self, watch: &mut Watch) -> Result<(), Failure> {
         let number = self.nudges.probe_sent(self.node);
         let sent = Instant::now();
         (watch.asked, watch.sampled) = (sent, sent);
@@ -200,23 +203,22 @@ impl Prober {
         timeout_at(sent + timeout, answer).await.unwrap_or(Err(Failure::Silent(timeout)))
     }
 
-    /// Reports the end of a question. False: the connection is of no more use.
+    /// Reports the end of a question. After a failure the connection is of no more use.
     async fn conclude(
         &self,
         number: u64,
         sent: Instant,
         start_time: Option<i64>,
         done: Result<Option<Sample>, Failure>,
-    ) -> bool {
+    ) -> Result<(), Failure> {
         match done {
             Ok(sample) => {
                 self.answered(number, sent, start_time, sample).await;
-                true
+                Ok(())
             }
             Err(failure) => {
-                let usable = matches!(failure, Failure::Denied(_));
-                self.failed(number, sent, failure).await;
-                usable
+                self.failed(number, sent, &failure).await;
+                Err(failure)
             }
         }
     }
@@ -229,14 +231,15 @@ impl Prober {
         self.tell(Observation { node: self.node, sent, at, seen }).await;
     }
 
-    async fn failed(&self, number: u64, sent: Instant, failure: Failure) {
+    async fn failed(&self, number: u64, sent: Instant, failure: &Failure) {
         self.metrics.probe(self.node.index(), false);
         // A connection that ended, ours as anybody's, does not prove that the server did: the next attempt tells.
         if !matches!(failure, Failure::Cut(_) | Failure::Crowded | Failure::Denied(_)) {
             self.nudges.probe_failed(self.node, number);
         }
         let (sent, at) = (self.clock.at(sent), self.clock.now());
-        self.tell(Observation { node: self.node, sent, at, seen: Seen::Failed(failure) }).await;
+        let seen = Seen::Failed(failure.clone());
+        self.tell(Observation { node: self.node, sent, at, seen }).await;
     }
 
     async fn tell(&self, observation: Observation) {

@@ -8,3 +8,6 @@ mod target;
 
 pub use balance::{NodeLoad, Rng};
 pub use target::{Policy, Refusal, Target, Wants, still_good, target};
+
+#[cfg(test)]
+mod tests;

@@ -134,6 +134,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Whatever is forgotten, the measured time is never below the true one, and memory is bounded.
         #[test]
         fn never_too_young(steps in prop::collection::vec((1u64..200, 0u64..50), 1..3000), pick in any::<prop::sample::Index>()) {

@@ -68,7 +68,7 @@ pub(super) fn elect(state: &mut State, now: Moment, rules: &Rules) {
     let Ok(identifier) = identity(state) else {
         let text = "the nodes belong to different clusters; set cluster.system_identifier to the right one";
         state.alarms.push(text.to_owned());
-        state.no_primary = text.to_owned();
+        text.clone_into(&mut state.no_primary);
         return;
     };
     let ours =
@@ -118,6 +118,11 @@ fn fence(state: &mut State, identifier: Option<u64>) {
 /// Reports strangers, and old primaries that go on since the last change.
 pub(super) fn report(state: &mut State, rules: &Rules) {
     let mut alarms = Vec::new();
+    if let (Some(set), Some(own)) = (rules.system_identifier, state.identifier)
+        && set != own
+    {
+        alarms.push(format!("cluster.system_identifier is {set}, but the state file remembers {own}"));
+    }
     for (node, spec) in state.nodes.iter().zip(&rules.nodes) {
         let Some(latest) = &node.latest else { continue };
         let name = &spec.name;
@@ -177,10 +182,8 @@ fn sole(state: &mut State, claimant: NodeId, identifier: Option<u64>, now: Momen
     }
     if let Some(old) = state.primary.filter(|old| *old != claimant) {
         // Silent or not, what it says from now on is of a branch that is over.
-        if let Some(node) = state.nodes.get_mut(old.index()) {
-            if claim(node).is_some() {
-                shut_out(node);
-            }
+        if let Some(node) = state.nodes.get_mut(old.index()).filter(|n| claim(n).is_some()) {
+            shut_out(node);
         }
     }
     state.identifier = identifier;
@@ -247,10 +250,8 @@ fn stay_vacant(state: &mut State, why: String) {
 fn depose(state: &mut State, why: &str) {
     let Some(old) = state.primary.take() else { return };
     let over = state.primary_timeline < state.mark;
-    if let Some(node) = state.nodes.get_mut(old.index()) {
-        if over && claim(node).is_some() {
-            shut_out(node);
-        }
+    if let Some(node) = state.nodes.get_mut(old.index()).filter(|n| over && claim(n).is_some()) {
+        shut_out(node);
     }
     state.primary_timeline = None;
     why.clone_into(&mut state.no_primary);

@@ -197,7 +197,7 @@ fn receives(
     rules: &Rules,
 ) -> Result<(), ReadRefusal> {
     match receiver.timeline {
-        Some(received) if received != timeline => Err(ReadRefusal::WrongTimeline),
+        Some(theirs) if theirs != timeline => Err(ReadRefusal::WrongTimeline),
         _ if !receiver.streaming || receiver.timeline.is_none() => stopped(node, timeline, now),
         _ => match sender(receiver, rules) {
             Some(sender) if !good(sender) => Err(ReadRefusal::WrongSender),

@@ -19,7 +19,7 @@ pub(super) fn rules(nodes: u16) -> Rules {
         max_lag: Duration::from_secs(1),
         max_lag_bytes: 1 << 20,
         start_grace: Duration::from_secs(5),
-        frozen_limit: Duration::from_secs(60),
+        frozen_limit: Duration::from_mins(1),
         fresh: Duration::from_millis(600),
         system_identifier: None,
     }
@@ -151,8 +151,8 @@ impl Lab {
     }
 }
 
-fn mark(timeline: u32) -> Option<Mark> {
-    Some(Mark { system_identifier: IDENTITY, timeline: Timeline(timeline) })
+fn mark(timeline: u32) -> Mark {
+    Mark { system_identifier: IDENTITY, timeline: Timeline(timeline) }
 }
 
 mod start {
@@ -179,7 +179,7 @@ mod start {
         lab.sample(A, primary(1, 100));
         assert_eq!(lab.view().primary, Some(A));
         let outcome = lab.outcome.unwrap();
-        assert_eq!(outcome.persist, mark(1), "durable before the epoch is seen");
+        assert_eq!(outcome.persist, Some(mark(1)), "durable before the epoch is seen");
         assert!(outcome.material);
     }
 
@@ -194,7 +194,7 @@ mod start {
 
     #[test]
     fn with_a_state_one_try_of_each_node_is_enough() {
-        let mut lab = Lab::with(rules(2), mark(1));
+        let mut lab = Lab::with(rules(2), Some(mark(1)));
         lab.sample(A, primary(1, 100));
         assert_eq!(lab.view().primary, None, "the other has not been asked yet");
         lab.fail(B, Failure::Refused);
@@ -204,7 +204,7 @@ mod start {
 
     #[test]
     fn a_primary_below_the_remembered_timeline_is_fenced_at_once() {
-        let mut lab = Lab::with(rules(1), mark(2));
+        let mut lab = Lab::with(rules(1), Some(mark(2)));
         lab.pass(9000);
         lab.sample(A, primary(1, 100));
         assert_eq!((lab.view().primary, lab.role(A)), (None, Role::Zombie));
@@ -278,7 +278,7 @@ mod identity {
 
     #[test]
     fn the_state_file_wins_over_the_setting() {
-        let lab = Lab::with(Rules { system_identifier: Some(7), ..rules(1) }, mark(1));
+        let lab = Lab::with(Rules { system_identifier: Some(7), ..rules(1) }, Some(mark(1)));
         assert_eq!(lab.state.unwrap().identifier, Some(IDENTITY));
     }
 }
@@ -294,7 +294,7 @@ mod promotion {
         assert!(lab.outcome.as_ref().unwrap().fast, "standbys are watched closely now");
         assert!(!lab.outcome.as_ref().unwrap().material, "nobody has to wake up for a late answer");
         let outcome = lab.sample(B, promoted(2, 160, 120));
-        assert_eq!(outcome.persist, mark(2));
+        assert_eq!(outcome.persist, Some(mark(2)));
         assert_eq!((outcome.topology.primary, outcome.topology.epoch), (Some(B), Epoch(2)));
         assert_eq!(outcome.topology.fork, Some(Fork { timeline: Timeline(2), lsn: Lsn(120) }));
         assert_eq!(lab.role(A), Role::Zombie);
@@ -353,7 +353,7 @@ mod promotion {
     fn a_timeline_proven_by_a_standby_ends_the_old_primary_before_the_new_one_is_seen() {
         let mut lab = Lab::healthy();
         let outcome = lab.sample(C, standby(2, 130, B));
-        assert_eq!((outcome.topology.primary, outcome.persist), (None, mark(2)));
+        assert_eq!((outcome.topology.primary, outcome.persist), (None, Some(mark(2))));
         lab.sample(B, promoted(2, 160, 120));
         assert_eq!(lab.view().primary, Some(B));
     }
