@@ -71,6 +71,7 @@ struct World {
     claims: HashMap<NodeId, (Moment, u32)>,
     /// True positions of whoever was last published as primary, with their times.
     written: Vec<(Moment, u64)>,
+    written_start: i64,
     /// The youngest replayed position delivered per node, by sending.
     replayed: HashMap<NodeId, (Moment, u64)>,
 }
@@ -102,6 +103,7 @@ impl World {
             followed: 0,
             claims: HashMap::new(),
             written: Vec::new(),
+            written_start: 0,
             replayed: HashMap::new(),
         }
     }
@@ -204,6 +206,11 @@ impl World {
             self.claims.insert(node, (observation.sent, sample.timeline.unwrap().0));
             self.replayed.remove(&node);
             if self.state.as_ref().unwrap().primary == Some(node) {
+                if self.written_start != sample.start_time {
+                    // Rebuilt unseen: what was written before is of another branch.
+                    self.written.clear();
+                    self.written_start = sample.start_time;
+                }
                 self.written.push((observation.sent, sample.flush.unwrap().0));
             }
         }
@@ -294,7 +301,7 @@ proptest! {
         }
         let best = (0..NODES).max_by_key(|i| (world.servers[usize::from(*i)].timeline, *i)).unwrap();
         // Above every timeline there ever was, as a promotion by an operator who knows would make it.
-        let top = world.servers.iter().map(|s| s.timeline).max().unwrap() + 1;
+        let top = world.servers.iter().map(|s| s.timeline).max().unwrap().max(world.proven) + 1;
         let server = &mut world.servers[usize::from(best)];
         *server = Server { up: true, frozen: false, follows: None, timeline: top, lsn: 1 << 20, start: 99 };
         for node in (0..NODES).filter(|n| *n != best) {
