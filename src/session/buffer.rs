@@ -175,6 +175,13 @@ impl Half {
         self.tidy();
     }
 
+    /// The side it came from is gone: what has not been looked at is dropped, what may be written stays.
+    pub fn end_after_seen(&mut self) {
+        self.end = self.seen;
+        (self.passing, self.dropping) = (0, 0);
+        self.tidy();
+    }
+
     /// Drops everything: this side is gone.
     pub fn clear(&mut self) {
         (self.start, self.seen, self.end, self.passing, self.dropping) = (0, 0, 0, 0, 0);

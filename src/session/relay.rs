@@ -90,6 +90,10 @@ impl Session {
 
     /// Writes what we say ourselves.
     pub(super) fn poll_replies(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if !self.replies.is_empty() && !self.client_unread {
+            // What a server said before comes first, and never is a message of ours put inside one of its own.
+            ready!(self.down.poll_write(cx, &mut self.client))?;
+        }
         while self.replied < self.replies.len() {
             let rest = self.replies.get(self.replied..).unwrap_or_default();
             self.replied += ready!(Pin::new(&mut self.client).poll_write(cx, rest))?;

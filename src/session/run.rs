@@ -289,7 +289,7 @@ impl Session {
     pub(super) fn settle_loss(&mut self) -> Flow {
         self.up.abandon();
         let inside = self.down.is_inside_message();
-        self.down.clear();
+        self.down.end_after_seen();
         self.began = None;
         let loss = self.state.lose();
         if inside {
@@ -372,8 +372,12 @@ impl Session {
 
     /// Gives everything back and tells the client why.
     pub(super) async fn finish(mut self, end: End) {
-        let quiet = self.state.is_quiet();
+        // A backend that has got half a message can serve nobody else.
+        let clean = !self.up.is_inside_message() && !self.up.must_write();
+        let quiet = self.state.is_quiet() && clean;
         let idle = self.state.pipeline.is_idle();
+        let inside = self.down.is_inside_message();
+        self.down.end_after_seen();
         self.release(match (quiet, idle) {
             (true, _) => Verdict::Reset,
             (false, true) => Verdict::Close,
@@ -381,6 +385,8 @@ impl Session {
             (false, false) => Verdict::CancelAndClose,
         });
         match end {
+            // Nothing can be said in the middle of a long message.
+            _ if inside => self.replies.clear(),
             End::Told(error) => {
                 self.ctx.metrics.count_error(error.code.as_str());
                 error.encode(&mut self.replies);

@@ -271,7 +271,8 @@ impl State {
         if in_block && self.only_rollback_sent() {
             return Loss::RolledBack;
         }
-        let unknown = self.may_have_committed();
+        // A server in recovery commits nothing.
+        let unknown = self.hot_standby != Some(true) && self.may_have_committed();
         Loss::Answer(Answer {
             error: if unknown { fate_unknown() } else { rolled_back() },
             segments: self.pipeline.requests().filter(|request| request.ends_segment()).count(),
@@ -356,7 +357,7 @@ fn is_harmless(effect: &Effect) -> bool {
 pub fn rolled_back() -> PgError {
     PgError::error(
         SqlState::SERIALIZATION_FAILURE,
-        "the connection to the primary was lost, the transaction was rolled back",
+        "the connection to the server was lost, the transaction was rolled back",
     )
     .with_hint("Nothing of the transaction was kept: it is safe to run it again.")
 }
@@ -365,7 +366,7 @@ pub fn rolled_back() -> PgError {
 pub fn fate_unknown() -> PgError {
     PgError::error(
         SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
-        "the connection to the primary was lost before it answered, the fate of the transaction is unknown",
+        "the connection to the server was lost before it answered, the fate of the transaction is unknown",
     )
     .with_hint("It may or may not have committed: look before you run it again.")
 }

@@ -106,6 +106,14 @@ fn a_statement_outside_a_block_is_unknown() {
 }
 
 #[test]
+fn a_standby_commits_nothing() {
+    let mut state = State::new(1000);
+    state.server_message(b'S', b"in_hot_standby\0on\0");
+    query(&mut state, "select f()");
+    assert_eq!(code(state.lose()), ("40001", 1, false, false));
+}
+
+#[test]
 fn an_extended_batch_commits_at_its_sync() {
     let mut state = State::new(1000);
     send(&mut state, b'P', b"\0insert\0\0\0");
