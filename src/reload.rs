@@ -142,11 +142,7 @@ mod tests {
             "log.format",
         ];
         for option in fixed {
-            assert!(
-                known.iter().any(|prefix| option.key.starts_with(prefix)),
-                "{} is not kept",
-                option.key
-            );
+            assert!(known.iter().any(|prefix| option.key.starts_with(prefix)), "{} is not kept", option.key);
         }
     }
 }

@@ -304,7 +304,8 @@ impl Session {
             }
             self.state.server_message(tag, body);
             if tag == b'S'
-                && let (Some(attached), Some((name, value))) = (self.attached.as_mut(), backend::parameter_status(body))
+                && let (Some(attached), Some((name, value))) =
+                    (self.attached.as_mut(), backend::parameter_status(body))
             {
                 // Its reset is checked against what it reported last.
                 attached.backend.note_parameter(name, value);
