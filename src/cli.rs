@@ -2,7 +2,7 @@
 
 pub mod check;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -190,7 +190,11 @@ fn start_log(log: &Log) -> Result<SetLevel, String> {
     let registry = tracing_subscriber::registry().with(filter);
     let started = match log.format {
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(io::stderr)).try_init(),
-        LogFormat::Text => registry.with(fmt::layer().with_target(false).with_writer(io::stderr)).try_init(),
+        LogFormat::Text => {
+            // Colours are for people; a journal or a file gets plain text.
+            let ansi = io::stderr().is_terminal();
+            registry.with(fmt::layer().with_target(false).with_ansi(ansi).with_writer(io::stderr)).try_init()
+        }
     };
     started.map_err(|error| format!("cannot start the log: {error}"))?;
     Ok(Box::new(move |text| {
