@@ -58,6 +58,8 @@ async fn a_reload_applies_what_it_can() {
     spec.raw("pool.max_clients", "1");
     scene.proxy.rewrite(&spec);
     console(&scene, "RELOAD").await;
+    // The console takes one of the places until the proxy has seen that psql is gone.
+    eventually("psql to be gone", async || scene.proxy.metric("pgsteer_console_sessions").await == 0.0).await;
     let first = scene.raw().await;
     let frames = Raw::tcp(&scene.proxy.address())
         .await
