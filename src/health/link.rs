@@ -13,9 +13,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
 
 use crate::config::{Monitor, NodeSettings};
-use crate::net::DialError;
-use crate::net::client::{ConnectError, Connection, Login, connect};
+use crate::net::client::{ConnectError, Connection, Login, login_over};
 use crate::net::tls::ServerTlsContext;
+use crate::net::{DialError, dial};
 use crate::topology::{Failure, Sample};
 
 use super::sql::{self, Identity};
@@ -32,12 +32,15 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects, logs in and prepares the questions.
+    /// Connects before `reached`, then logs in and prepares the questions before `ready`.
+    ///
+    /// Two deadlines, since a host that accepts a connection and is merely busy should be given the time to let us
+    /// in, while one that accepts nothing is best tried afresh: its return would go unnoticed for seconds.
     pub(super) async fn open(
         spec: &NodeSettings,
         monitor: &Monitor,
         tls: &ServerTlsContext,
-        deadline: Instant,
+        (reached, ready): (Instant, Instant),
     ) -> Result<Self, Failure> {
         let login = Login {
             user: &monitor.user,
@@ -45,14 +48,19 @@ impl Link {
             database: &monitor.database,
             application_name: "pgsteer monitor",
         };
-        let connected = connect(&spec.address, tls, &login, deadline).await;
-        let (client, mut connection) = connected.map_err(|e| unconnected(e, monitor))?;
-        let prepare = async {
-            client.batch_execute(sql::SETTINGS).await?;
-            let short = client.prepare(&sql::probe()).await?;
-            Ok((short, client.prepare(&sql::whole_probe()).await?))
+        let dialled = dial(&spec.address, tls, reached).await.map_err(ConnectError::from);
+        let connected = match dialled {
+            Ok(stream) => login_over(stream, &login, ready).await,
+            Err(error) => Err(error),
         };
-        let (short, whole) = drive(&mut connection, prepare).await?.map_err(|e| failure(&e))?;
+        let (client, mut connection) = connected.map_err(|e| unconnected(e, monitor))?;
+        // Sent in this order and all at once: one round trip.
+        let (short, whole) = (sql::probe(), sql::whole_probe());
+        let prepare = async {
+            let settings = client.batch_execute(sql::SETTINGS);
+            tokio::try_join!(settings, client.prepare(&short), client.prepare(&whole))
+        };
+        let ((), short, whole) = drive(&mut connection, prepare).await?.map_err(|e| failure(&e))?;
         Ok(Link { client, connection, short, whole, identity: None, reported: None })
     }
 

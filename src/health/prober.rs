@@ -74,21 +74,30 @@ impl Prober {
         }
     }
 
-    /// Connects and asks the first question, all within one deadline.
+    /// Connects and asks the first question. A node that takes longer than `timeout` is silent, as for any question,
+    /// but an attempt that a busy host has accepted goes on, up to `connect_timeout`.
     async fn connect(&mut self, started: Instant) -> Result<Watch, Failure> {
         let cluster = Arc::clone(&self.settings.borrow_and_update());
         let monitor = &cluster.monitor;
         let number = self.nudges.probe_sent(self.node);
-        let deadline = started + monitor.timeout;
+        let reached = started + monitor.timeout;
+        let ready = started + monitor.timeout.max(cluster.connect_timeout);
         let attempt = async {
-            let mut link = Link::open(&self.spec, monitor, &self.tls, deadline).await?;
+            let mut link = Link::open(&self.spec, monitor, &self.tls, (reached, ready)).await?;
             // The evidence is as old as this question, not as the attempt to connect.
             let sent = Instant::now();
             let sample = link.sample(true).await?;
             Ok((link, sent, sample))
         };
-        let silent = || Err(Failure::Silent(monitor.timeout));
-        match timeout_at(deadline, attempt).await.unwrap_or_else(|_| silent()) {
+        let mut attempt = pin!(attempt);
+        let silent = Failure::Silent(monitor.timeout);
+        let done = if let Ok(done) = timeout_at(reached, &mut attempt).await {
+            done
+        } else {
+            self.failed(number, started, &silent).await;
+            timeout_at(ready, attempt).await.unwrap_or(Err(silent))
+        };
+        match done {
             Ok((link, sent, sample)) => {
                 self.answered(number, sent, link.start_time(), Some(sample)).await;
                 Ok(Watch { link, asked: sent, sampled: sent, whole: sent, answers: 1 })

@@ -53,7 +53,15 @@ pub async fn connect(
     login: &Login<'_>,
     deadline: Instant,
 ) -> Result<(tokio_postgres::Client, Connection), ConnectError> {
-    let stream = dial(address, tls, deadline).await?;
+    login_over(dial(address, tls, deadline).await?, login, deadline).await
+}
+
+/// Logs in before `deadline` over a stream that was dialled before. The caller must drive the connection.
+pub async fn login_over(
+    stream: Stream,
+    login: &Login<'_>,
+    deadline: Instant,
+) -> Result<(tokio_postgres::Client, Connection), ConnectError> {
     let mut config = tokio_postgres::Config::new();
     config.user(login.user).dbname(login.database).application_name(login.application_name);
     if let Some(password) = login.password {

@@ -72,12 +72,12 @@ async fn calm(standbys: usize) -> Watched {
 impl Watched {
     /// Waits for a topology, also for figures that wake nobody; returns when it was first seen.
     async fn until(&self, what: &str, good: impl Fn(&Topology) -> bool) -> Instant {
-        let seen = soon(what, async {
+        let seen = async {
             while !good(&self.store.load()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-        });
-        let shown = tokio::time::timeout(Duration::from_secs(15), seen).await;
+        };
+        let shown = tokio::time::timeout(Duration::from_mins(1), seen).await;
         assert!(shown.is_ok(), "not in time: {what}\n{:#?}\n{:#?}", self.store.load(), self.events.list());
         Instant::now()
     }
