@@ -116,3 +116,57 @@ wait_until() {
         sleep 0.05
     done
 }
+
+# ---- one server and one pgsteer in the folder $run -----------------------------------------------
+# The script that uses them sets these.
+: "${run=}" "${bindir=}" "${server_port=}" "${pgsteer=}"
+proxy_pid=
+
+# For a trap at the end of the script.
+stop_server_and_proxy() {
+    if [ -n "$proxy_pid" ]; then
+        kill "$proxy_pid" 2>/dev/null || true
+        wait "$proxy_pid" 2>/dev/null || true
+    fi
+    if [ -f "$run/data/postmaster.pid" ]; then
+        as_postgres "$bindir/pg_ctl" -D "$run/data" -m immediate -w stop >/dev/null || true
+    fi
+    rm -rf "$run"
+}
+
+# init_server SETTING...: a fresh cluster at $server_port that trusts everybody.
+init_server() {
+    mkdir "$run/socket"
+    own_by_postgres "$run"
+    as_postgres "$bindir/initdb" -D "$run/data" -U postgres -A trust --no-locale -E UTF8 -N >"$run/initdb.log"
+    printf '%s\n' "listen_addresses = '127.0.0.1'" "port = $server_port" "fsync = off" \
+        "unix_socket_directories = '$run/socket'" "$@" >>"$run/data/postgresql.conf"
+    as_postgres "$bindir/pg_ctl" -D "$run/data" -l "$run/server.log" -w start >/dev/null
+}
+
+# As the superuser, not through pgsteer.
+server_sql() {
+    as_postgres "$bindir/psql" -X -q -v ON_ERROR_STOP=1 -h "$run/socket" -p "$server_port" -U postgres "$@"
+}
+
+# Runs $pgsteer with the configuration on standard input and waits until it is ready.
+start_proxy() {
+    local http
+    http=$(free_port)
+    cat - >"$run/proxy.toml"
+    printf '[admin]\nhttp = "127.0.0.1:%s"\n' "$http" >>"$run/proxy.toml"
+    "$pgsteer" run -c "$run/proxy.toml" >"$run/proxy.log" 2>&1 &
+    proxy_pid=$!
+    wait_until 30 curl -fsS -o /dev/null "http://127.0.0.1:$http/readyz" || {
+        tail -n 20 "$run/proxy.log" >&2
+        die "pgsteer did not become ready"
+    }
+}
+
+# Ends the script when pgsteer has ended during it.
+proxy_lives() {
+    if [ -n "$proxy_pid" ] && ! kill -0 "$proxy_pid" 2>/dev/null; then
+        tail -n 20 "$run/proxy.log" >&2
+        die "pgsteer ended during the run"
+    fi
+}

@@ -93,43 +93,12 @@ build_tools() {
 
 run=$(mktemp -d "${TMPDIR:-/tmp}/pgsteer-regress-run.XXXXXX")
 chmod 755 "$run"
-proxy_pid=
-
-# shellcheck disable=SC2317 # called by the trap
-stop_all() {
-    if [ -n "$proxy_pid" ]; then
-        kill "$proxy_pid" 2>/dev/null || true
-        wait "$proxy_pid" 2>/dev/null || true
-    fi
-    if [ -f "$run/data/postmaster.pid" ]; then
-        as_postgres "$bindir/pg_ctl" -D "$run/data" -m immediate -w stop >/dev/null || true
-    fi
-    rm -rf "$run"
-}
-trap stop_all EXIT
+trap stop_server_and_proxy EXIT
 trap 'exit 130' INT TERM
 
-start_server() {
-    server_port=$(free_port)
-    mkdir "$run/socket"
-    own_by_postgres "$run"
-    as_postgres "$bindir/initdb" -D "$run/data" -U postgres -A trust --no-locale -E UTF8 -N >"$run/initdb.log"
-    cat >>"$run/data/postgresql.conf" <<CONF
-listen_addresses = '127.0.0.1'
-port = $server_port
-unix_socket_directories = '$run/socket'
-fsync = off
-max_connections = 100
-max_prepared_transactions = 10
-CONF
-    as_postgres "$bindir/pg_ctl" -D "$run/data" -l "$run/server.log" -w start >/dev/null
-}
-
-start_proxy() {
+start_pgsteer() {
     proxy_port=$(free_port)
-    local http
-    http=$(free_port)
-    cat >"$run/proxy.toml" <<CONF
+    start_proxy <<CONF
 [cluster]
 nodes = ["127.0.0.1:$server_port"]
 state_file = "$run/state"
@@ -140,41 +109,28 @@ user = "postgres"
 source = "trust"
 [[listen]]
 address = "127.0.0.1:$proxy_port"
-role = "primary"
 [pool]
 mode = "session"
 size = 60
-[admin]
-http = "127.0.0.1:$http"
 CONF
-    "$pgsteer" run -c "$run/proxy.toml" >"$run/proxy.log" 2>&1 &
-    proxy_pid=$!
-    wait_until 30 curl -fsS -o /dev/null "http://127.0.0.1:$http/readyz" || {
-        tail -n 20 "$run/proxy.log" >&2
-        die "pgsteer did not become ready"
-    }
-}
-
-admin_sql() {
-    as_postgres "$bindir/psql" -X -q -v ON_ERROR_STOP=1 -h "$run/socket" -p "$server_port" -U postgres "$@"
 }
 
 # What pg_regress sets on a database that it creates itself.
 fresh_database() {
-    admin_sql -d postgres -c "DROP DATABASE IF EXISTS $1" -c "CREATE DATABASE $1 TEMPLATE template0"
+    server_sql -d postgres -c "SET client_min_messages = warning" -c "DROP DATABASE IF EXISTS $1 WITH (FORCE)" -c "CREATE DATABASE $1 TEMPLATE template0"
     local setting
     for setting in "lc_messages TO 'C'" "lc_monetary TO 'C'" "lc_numeric TO 'C'" "lc_time TO 'C'" \
         "bytea_output TO 'hex'" "timezone_abbreviations TO 'Default'"; do
-        admin_sql -d postgres -c "ALTER DATABASE $1 SET $setting"
+        server_sql -d postgres -c "ALTER DATABASE $1 SET $setting"
     done
 }
 
 # Roles and tablespaces outlive the database of a run that went wrong.
 drop_leftovers() {
-    admin_sql -d postgres -At -c "SELECT format('DROP TABLESPACE IF EXISTS %I', spcname)
-        FROM pg_tablespace WHERE spcname LIKE 'regress%'" | admin_sql -d postgres
-    admin_sql -d postgres -At -c "SELECT format('DROP ROLE IF EXISTS %I', rolname)
-        FROM pg_roles WHERE rolname LIKE 'regress%'" | admin_sql -d postgres || true
+    server_sql -d postgres -At -c "SELECT format('DROP TABLESPACE IF EXISTS %I', spcname)
+        FROM pg_tablespace WHERE spcname LIKE 'regress%'" | server_sql -d postgres
+    server_sql -d postgres -At -c "SELECT format('DROP ROLE IF EXISTS %I', rolname)
+        FROM pg_roles WHERE rolname LIKE 'regress%'" | server_sql -d postgres || true
 }
 
 # ---- runs --------------------------------------------------------------------------------------
@@ -198,7 +154,8 @@ run_suite() {
         --max-concurrent-tests=20 --schedule="./$schedule" >"$out/summary" 2>&1 || result=$?
     sed -n '/^ \(All\|[0-9]* of\) /p' "$out/summary"
     say "$suite suite, $label: $((SECONDS - start)) s, exit $result"
-    admin_sql -d postgres -c "DROP DATABASE $database"
+    # The pools keep connections to it.
+    server_sql -d postgres -c "DROP DATABASE $database WITH (FORCE)"
     drop_leftovers
     return "$result"
 }
@@ -206,10 +163,11 @@ run_suite() {
 fetch_sources
 build_tools
 chmod -R a+rX "$tree"
-start_server
+server_port=$(free_port)
+init_server "max_connections = 100" "max_prepared_transactions = 10"
 if [ $direct_only = no ]; then
     pgsteer=${PGSTEER:-$(release_build "$here")}
-    start_proxy
+    start_pgsteer
 fi
 
 failed=0
@@ -225,8 +183,5 @@ for suite in "${suites[@]}"; do
         failed=1
     fi
 done
-if [ -n "$proxy_pid" ] && ! kill -0 "$proxy_pid" 2>/dev/null; then
-    tail -n 20 "$run/proxy.log" >&2
-    die "pgsteer ended during the run"
-fi
+proxy_lives
 exit $failed

@@ -1,0 +1,231 @@
+#!/usr/bin/env bash
+# Real drivers and PostgreSQL's own tools, directly and through pgsteer in session mode. What they print must not
+# differ in a single line.
+#
+#   scripts/drivers.sh            everything
+#   scripts/drivers.sh NAME...    some of: psql psycopg asyncpg node jdbc targets dump pgbench
+#
+# PGSTEER=path          the program under test (default: a release build of this tree)
+# PGSTEER_DRIVERS_DIR   where drivers are installed and kept between runs (default: under the temp folder)
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/lib.sh
+. "$here/scripts/lib.sh"
+
+case ${1:-} in
+    -h | --help)
+        sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+esac
+parts=("$@")
+[ $# -gt 0 ] || parts=(psql psycopg asyncpg node jdbc targets dump pgbench)
+
+need_postgres
+command -v curl >/dev/null || apt_install curl
+bindir=${PGSTEER_PGBIN:-$(postgres_bindir)}
+tests=$here/scripts/drivers
+cache=${PGSTEER_DRIVERS_DIR:-${TMPDIR:-/tmp}/pgsteer-drivers}
+mkdir -p "$cache"
+failed=0
+
+# ---- drivers -----------------------------------------------------------------------------------
+
+python() {
+    if [ ! -e "$cache/venv/ready" ]; then
+        python3 -m venv "$cache/venv" 2>/dev/null || {
+            apt_install python3-venv
+            python3 -m venv --clear "$cache/venv"
+        }
+        "$cache/venv/bin/pip" install -q 'psycopg[binary]' asyncpg >&2
+        touch "$cache/venv/ready"
+    fi
+    "$cache/venv/bin/python" "$@"
+}
+
+node_modules() {
+    if [ ! -d "$cache/node_modules/pg-copy-streams" ]; then
+        command -v npm >/dev/null || apt_install npm
+        (cd "$cache" && npm install --silent --no-save --prefix . pg pg-copy-streams >&2)
+    fi
+    printf '%s/node_modules\n' "$cache"
+}
+
+jdbc() {
+    [ -e /usr/share/java/postgresql.jar ] || apt_install libpostgresql-jdbc-java
+    command -v javac >/dev/null || apt_install default-jdk-headless
+    java -cp "/usr/share/java/*" "$tests/Jdbc.java" "$@"
+}
+
+# ---- one server and one proxy ------------------------------------------------------------------
+
+run=$(mktemp -d "${TMPDIR:-/tmp}/pgsteer-drivers-run.XXXXXX")
+chmod 755 "$run"
+trap stop_server_and_proxy EXIT
+trap 'exit 130' INT TERM
+
+start_all() {
+    server_port=$(free_port)
+    proxy_port=$(free_port)
+    standby_port=$(free_port)
+    init_server "max_connections = 200" "max_prepared_transactions = 10"
+    server_sql -d postgres -c "SET password_encryption = 'scram-sha-256'" \
+        -c "CREATE ROLE app SUPERUSER LOGIN PASSWORD 'secret'" \
+        -c "CREATE ROLE monitor SUPERUSER LOGIN PASSWORD 'watching'" -c "CREATE DATABASE drivers OWNER app"
+    printf 'local all all trust\nhost all all all scram-sha-256\n' >"$run/data/pg_hba.conf"
+    server_sql -d postgres -c "SELECT pg_reload_conf()" >"$run/reload.log"
+    start_proxy <<CONF
+[cluster]
+nodes = ["127.0.0.1:$server_port"]
+state_file = "$run/state"
+tls = { mode = "off" }
+[cluster.monitor]
+user = "monitor"
+password = "watching"
+[[listen]]
+address = "127.0.0.1:$proxy_port"
+[[listen]]
+address = "127.0.0.1:$standby_port"
+role = "standby"
+[pool]
+size = 100
+max_backends_per_node = 150
+CONF
+}
+
+# Through libpq: psql_at PORT ARGS...
+libpq_at() {
+    local port=$1
+    shift
+    PGHOST=127.0.0.1 PGPORT=$port PGUSER=app PGPASSWORD=secret PGDATABASE=drivers "$@"
+}
+
+# Process ids, object ids and durations differ from run to run.
+without_numbers() {
+    sed -E 's/PID [0-9]+/PID n/; s/^lo_import [0-9]+/lo_import n/; s/^[A-Z][a-z]{2} [A-Z][a-z]{2} +[0-9].*(every.*)$/\1/'
+}
+
+# ---- parts -------------------------------------------------------------------------------------
+
+# run_driver NAME PORT
+run_driver() {
+    case $1 in
+        psql) libpq_at "$2" "$bindir/psql" -X -a -f "$tests/psql.sql" 2>&1 | without_numbers ;;
+        psycopg) python "$tests/psycopg_test.py" "$2" ;;
+        asyncpg) python "$tests/asyncpg_test.py" "$2" ;;
+        node) node "$tests/node_test.js" "$2" "$(node_modules)" ;;
+        jdbc) jdbc "$2" ;;
+    esac
+}
+
+# compare NAME: the same program at both ports.
+compare() {
+    local name=$1
+    run_driver "$name" "$server_port" >"$cache/$name.direct" 2>&1 || say "$name: exit $? directly"
+    run_driver "$name" "$proxy_port" >"$cache/$name.proxied" 2>&1 || say "$name: exit $? through pgsteer"
+    if diff "$cache/$name.direct" "$cache/$name.proxied" >"$cache/$name.diff"; then
+        say "$name: $(wc -l <"$cache/$name.direct") lines, no difference"
+    else
+        say "$name: DIFFERENCES, see $cache/$name.diff"
+        head -n 40 "$cache/$name.diff"
+        failed=1
+    fi
+}
+
+expect() {
+    local what=$1 want=$2 have
+    shift 2
+    have=$("$@" 2>&1 | tail -n 1) || true
+    if [ "$have" = "$want" ]; then
+        say "$what: ok"
+    else
+        say "$what: expected $want, got $have"
+        failed=1
+    fi
+}
+
+# target_session_attrs of libpq and targetServerType of pgjdbc find the right one of the two listeners.
+check_targets() {
+    local attrs want
+    for attrs in any:off read-write:off primary:off read-only:on standby:on prefer-standby:on; do
+        want=${attrs#*:}
+        expect "libpq ${attrs%:*}" "$want" env PGHOST=127.0.0.1,127.0.0.1 PGPORT="$proxy_port,$standby_port" \
+            PGUSER=app PGPASSWORD=secret PGDATABASE=drivers PGTARGETSESSIONATTRS="${attrs%:*}" \
+            "$bindir/psql" -XAtc 'SHOW transaction_read_only'
+    done
+    jdbc "$proxy_port" "$standby_port" >"$cache/targets.out" 2>&1 || true
+    diff "$cache/targets.out" - <<'WANT' || failed=1
+any: read-only off
+primary: read-only off
+secondary: read-only on
+preferSecondary: read-only on
+preferPrimary: read-only off
+any: read-only on
+primary: read-only off
+secondary: read-only on
+preferSecondary: read-only on
+preferPrimary: read-only off
+08001
+08001
+WANT
+    say "targets: done"
+}
+
+# Tables of pgbench, a view, a function, large objects: dumped, restored and dumped again through pgsteer.
+check_dump() {
+    libpq_at "$proxy_port" "$bindir/pgbench" -i -q -s 2 >"$cache/dump.out" 2>&1
+    libpq_at "$proxy_port" "$bindir/psql" -Xq -c "SELECT lo_from_bytea(0, 'large') IS NOT NULL" \
+        -c "CREATE VIEW tellers AS SELECT tid, bid FROM pgbench_tellers" \
+        -c "CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * \$1'" >>"$cache/dump.out"
+    libpq_at "$server_port" "$bindir/pg_dump" >"$cache/direct.sql"
+    libpq_at "$proxy_port" "$bindir/pg_dump" >"$cache/proxied.sql"
+    libpq_at "$proxy_port" "$bindir/pg_dump" -Fd -j 4 -f "$run/dump"
+    libpq_at "$proxy_port" "$bindir/createdb" restored
+    libpq_at "$proxy_port" "$bindir/pg_restore" -j 4 -d restored "$run/dump"
+    libpq_at "$proxy_port" "$bindir/pg_dump" -d restored >"$cache/restored.sql"
+    local file
+    for file in proxied restored; do
+        if diff <(grep -v '^\\\(un\)\?restrict' "$cache/direct.sql") \
+            <(grep -v '^\\\(un\)\?restrict' "$cache/$file.sql") >"$cache/$file.diff"; then
+            say "dump $file: $(wc -l <"$cache/$file.sql") lines, no difference"
+        else
+            say "dump $file: DIFFERENCES, see $cache/$file.diff"
+            failed=1
+        fi
+    done
+    libpq_at "$server_port" "$bindir/psql" -Xq -d postgres -c 'DROP DATABASE restored WITH (FORCE)'
+}
+
+check_pgbench() {
+    libpq_at "$proxy_port" "$bindir/pgbench" -i -q -s 4 >"$cache/pgbench.out" 2>&1
+    local mode more out
+    for mode in simple extended prepared; do
+        for more in "" "-S" "-C" "-S -C"; do
+            # shellcheck disable=SC2086 # several words on purpose
+            out=$(libpq_at "$proxy_port" "$bindir/pgbench" -n -M $mode $more -c 64 -j 4 -T "${PGBENCH_SECONDS:-5}" 2>&1) ||
+                out="$out; it failed"
+            printf '%s\n' "$out" >>"$cache/pgbench.out"
+            if grep -q 'failed: 0 ' <<<"$out" && ! grep -qiE 'error|fatal|it failed' <<<"$out"; then
+                say "pgbench -M $mode $more: $(sed -n 's/^tps = \([0-9]*\).*/\1 per second/p' <<<"$out"), no error"
+            else
+                say "pgbench -M $mode $more: ERRORS, see $cache/pgbench.out"
+                failed=1
+            fi
+        done
+    done
+}
+
+pgsteer=${PGSTEER:-$(release_build "$here")}
+start_all
+for part in "${parts[@]}"; do
+    case $part in
+        psql | psycopg | asyncpg | node | jdbc) compare "$part" ;;
+        targets) check_targets ;;
+        dump) check_dump ;;
+        pgbench) check_pgbench ;;
+        *) die "unknown part $part" ;;
+    esac
+done
+proxy_lives
+exit $failed

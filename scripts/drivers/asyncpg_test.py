@@ -1,0 +1,109 @@
+"""asyncpg: prints what the driver sees; argument is the port."""
+
+import asyncio
+import io
+import sys
+
+import asyncpg
+
+TO = {"host": "127.0.0.1", "port": int(sys.argv[1]), "user": "app", "password": "secret", "database": "drivers"}
+
+
+async def sqlstate(action):
+    try:
+        await action
+    except asyncpg.PostgresError as error:
+        return type(error).__name__, error.sqlstate
+    except asyncio.TimeoutError:
+        return "timeout"
+    return "no error"
+
+
+async def basics(conn):
+    print(conn.get_server_pid() == await conn.fetchval("SELECT pg_backend_pid()"))
+    print(await conn.fetchrow("SELECT $1::int AS a, $2::text[] AS b, $3::jsonb AS c", 1, ["x", None], '{"a": 1}'))
+    await conn.execute("CREATE TABLE ap (id int PRIMARY KEY, v text); INSERT INTO ap VALUES (1, 'a')")
+    await conn.execute("CREATE TYPE ap_mood AS ENUM ('sad', 'ok')")
+    print(await conn.fetchval("SELECT ARRAY['sad', 'ok']::ap_mood[]"))
+    print(await sqlstate(conn.execute("SELECT 1; SELECT nothing")), await conn.fetchval("SELECT 'alive'"))
+    print(conn.get_settings().application_name, conn.get_settings().TimeZone)
+
+
+async def statements(conn):
+    statement = await conn.prepare("SELECT v FROM ap WHERE id = $1")
+    print(await statement.fetchval(1), statement.get_parameters()[0].name, statement.get_attributes()[0].name)
+    for n in range(300):
+        await conn.fetchval(f"SELECT {n} + $1::int", n)
+    await conn.execute("ALTER TABLE ap ADD COLUMN w int DEFAULT 9")
+    print(await conn.fetch("SELECT * FROM ap"))
+    await conn.executemany("INSERT INTO ap VALUES ($1, $2)", [(n, str(n)) for n in range(10, 3000)])
+    print(await conn.fetchval("SELECT count(*) FROM ap"))
+
+
+async def transactions(conn):
+    print(await sqlstate(failing_transaction(conn)), await conn.fetchval("SELECT count(*) FROM ap WHERE id = 5"))
+    async with conn.transaction(isolation="serializable", readonly=True):
+        total = 0
+        async for record in conn.cursor("SELECT id FROM ap", prefetch=50):
+            total += record["id"]
+        print(total)
+
+
+async def failing_transaction(conn):
+    async with conn.transaction():
+        await conn.execute("INSERT INTO ap VALUES (5, 'x')")
+        async with conn.transaction():
+            await conn.execute("INSERT INTO ap VALUES (6, 'x')")
+        await conn.execute("INSERT INTO ap VALUES (5, 'x')")
+
+
+async def copies(conn):
+    print(await conn.copy_records_to_table("ap", records=[(n, "c", 1) for n in range(5000, 25000)]))
+    sink = io.BytesIO()
+    print(await conn.copy_from_query("SELECT id FROM ap ORDER BY id", output=sink), len(sink.getvalue()))
+    print(await sqlstate(conn.copy_to_table("ap", source=io.BytesIO(b"x\n"))))
+
+
+async def cancels(conn):
+    print(await sqlstate(conn.execute("SELECT pg_sleep(20)", timeout=0.5)), await conn.fetchval("SELECT 'alive'"))
+    task = asyncio.ensure_future(conn.execute("SELECT pg_sleep(20)"))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        print("cancelled", await conn.fetchval("SELECT 'alive'"))
+
+
+async def notifications(conn):
+    heard = asyncio.Queue()
+    await conn.add_listener("ap_channel", lambda _, pid, channel, payload: heard.put_nowait((channel, payload)))
+    other = await asyncpg.connect(**TO)
+    await other.execute("NOTIFY ap_channel, 'one'")
+    print(await asyncio.wait_for(heard.get(), 10))
+    await other.close()
+
+
+async def pools():
+    async with asyncpg.create_pool(min_size=4, max_size=8, **TO) as pool:
+        print(sum(await asyncio.gather(*(pool.fetchval("SELECT $1::int", n) for n in range(500)))))
+
+
+async def main():
+    conn = await asyncpg.connect(**TO)
+    for part in [basics, statements, transactions, copies, cancels, notifications]:
+        print(f"-- {part.__name__}")
+        await part(conn)
+    await conn.reset()
+    await conn.execute("DROP TABLE ap; DROP TYPE ap_mood")
+    await conn.close()
+    await pools()
+    print(await sqlstate(asyncpg.connect(**{**TO, "password": "wrong"})))
+    print(await sqlstate(asyncpg.connect(**{**TO, "database": "nowhere"})))
+    conn = await asyncpg.connect(server_settings={"search_path": "pg_temp", "jit": "off"}, **TO)
+    await conn.execute("SET jit = on; RESET ALL")
+    print(await conn.fetchval("SHOW jit"))
+    await conn.close()
+
+
+asyncio.run(main())
