@@ -72,7 +72,8 @@ start_all() {
     init_server "max_connections = 200" "max_prepared_transactions = 10"
     server_sql -d postgres -c "SET password_encryption = 'scram-sha-256'" \
         -c "CREATE ROLE app SUPERUSER LOGIN PASSWORD 'secret'" \
-        -c "CREATE ROLE monitor SUPERUSER LOGIN PASSWORD 'watching'" -c "CREATE DATABASE drivers OWNER app"
+        -c "CREATE ROLE monitor SUPERUSER LOGIN PASSWORD 'watching'"
+    fresh_database
     printf 'local all all trust\nhost all all all scram-sha-256\n' >"$run/data/pg_hba.conf"
     server_sql -d postgres -c "SELECT pg_reload_conf()" >"$run/reload.log"
     start_proxy <<CONF
@@ -94,7 +95,12 @@ max_backends_per_node = 150
 CONF
 }
 
-# Through libpq: psql_at PORT ARGS...
+fresh_database() {
+    server_sql -d postgres -c "SET client_min_messages = warning" \
+        -c "DROP DATABASE IF EXISTS drivers WITH (FORCE)" -c "CREATE DATABASE drivers OWNER app"
+}
+
+# Through libpq: libpq_at PORT COMMAND...
 libpq_at() {
     local port=$1
     shift
@@ -103,7 +109,7 @@ libpq_at() {
 
 # Process ids, object ids and durations differ from run to run.
 without_numbers() {
-    sed -E 's/PID [0-9]+/PID n/; s/^lo_import [0-9]+/lo_import n/; s/^[A-Z][a-z]{2} [A-Z][a-z]{2} +[0-9].*(every.*)$/\1/'
+    sed -E 's/PID [0-9]+/PID n/; s/^lo_(import|unlink) [0-9]+/lo_\1 n/; s/^[A-Z][a-z]{2} [A-Z][a-z]{2} +[0-9].*(every.*)$/\1/'
 }
 
 # ---- parts -------------------------------------------------------------------------------------
@@ -114,7 +120,7 @@ run_driver() {
         psql) libpq_at "$2" "$bindir/psql" -X -a -f "$tests/psql.sql" 2>&1 | without_numbers ;;
         psycopg) python "$tests/psycopg_test.py" "$2" ;;
         asyncpg) python "$tests/asyncpg_test.py" "$2" ;;
-        node) node "$tests/node_test.js" "$2" "$(node_modules)" ;;
+        node) node --no-deprecation "$tests/node_test.js" "$2" "$(node_modules)" ;;
         jdbc) jdbc "$2" ;;
     esac
 }
@@ -123,6 +129,7 @@ run_driver() {
 compare() {
     local name=$1
     run_driver "$name" "$server_port" >"$cache/$name.direct" 2>&1 || say "$name: exit $? directly"
+    fresh_database
     run_driver "$name" "$proxy_port" >"$cache/$name.proxied" 2>&1 || say "$name: exit $? through pgsteer"
     if diff "$cache/$name.direct" "$cache/$name.proxied" >"$cache/$name.diff"; then
         say "$name: $(wc -l <"$cache/$name.direct") lines, no difference"
@@ -219,6 +226,7 @@ check_pgbench() {
 pgsteer=${PGSTEER:-$(release_build "$here")}
 start_all
 for part in "${parts[@]}"; do
+    fresh_database
     case $part in
         psql | psycopg | asyncpg | node | jdbc) compare "$part" ;;
         targets) check_targets ;;

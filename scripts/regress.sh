@@ -6,6 +6,8 @@
 #   scripts/regress.sh --direct-only   only the baseline (needs no pgsteer)
 #   scripts/regress.sh --regress       only the regression suite
 #   scripts/regress.sh --isolation     only the isolation suite
+#   scripts/regress.sh --again         compared with the direct run of the last time
+#   scripts/regress.sh --reuse         with backends that serve one session after another, as by default
 #
 # PGSTEER=path          the program under test (default: a release build of this tree)
 # PGSTEER_PGBIN=path    the server's programs (default: the newest /usr/lib/postgresql/*/bin)
@@ -17,14 +19,20 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$here/scripts/lib.sh"
 
 direct_only=no
+again=no
+# DISCARD ALL does not unload libraries, forget that there was a temporary schema, or count as a new session in
+# pg_stat_database: the tests guc, temp and stats tell a used backend from a new one. The suites are about the relay.
+lifetime=0s
 suites=(regress isolation)
 for arg in "$@"; do
     case $arg in
         --direct-only) direct_only=yes ;;
         --regress) suites=(regress) ;;
         --isolation) suites=(isolation) ;;
+        --again) again=yes ;;
+        --reuse) lifetime=1h ;;
         -h | --help)
-            sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
             ;;
         *) die "unknown argument $arg" ;;
@@ -98,7 +106,10 @@ trap 'exit 130' INT TERM
 
 start_pgsteer() {
     proxy_port=$(free_port)
+    # One worker: the isolation tester expects a notice of one session before the next answer of another, and
+    # threads that compete for a processor would be free to pass them on in another order.
     start_proxy <<CONF
+workers = 1
 [cluster]
 nodes = ["127.0.0.1:$server_port"]
 state_file = "$run/state"
@@ -112,6 +123,7 @@ address = "127.0.0.1:$proxy_port"
 [pool]
 mode = "session"
 size = 60
+lifetime = "$lifetime"
 CONF
 }
 
@@ -172,7 +184,9 @@ fi
 
 failed=0
 for suite in "${suites[@]}"; do
-    run_suite "$suite" direct "$server_port" || say "note: the direct run has differences of its own"
+    if [ $again = no ] || [ ! -f "$cache/direct-$suite/summary" ]; then
+        run_suite "$suite" direct "$server_port" || say "note: the direct run has differences of its own"
+    fi
     [ $direct_only = yes ] && continue
     run_suite "$suite" proxied "$proxy_port" || true
     if diff -r "$cache/direct-$suite/results" "$cache/proxied-$suite/results" >"$cache/$suite.diff"; then

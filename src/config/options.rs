@@ -294,7 +294,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("pool.idle_timeout", Kind::Duration, "\"10min\"", Class::Live,
         "A backend that nobody used for this long is closed."),
     option("pool.lifetime", Kind::Duration, "\"1h\"", Class::Live,
-        "A backend older than this is not used again."),
+        "A backend older than this is not used again; with 0 every session gets a new one."),
     option("pool.warm", Kind::Number, "2", Class::Live,
         "Backends per pool in use kept open on every standby, so that a promotion finds them."),
     option("pool.max_waiters", Kind::Number, "10000", Class::Live,

@@ -381,7 +381,7 @@ pub struct Pool {
     pub wait_timeout: Duration,
     /// An idle backend is closed after it.
     pub idle_timeout: Duration,
-    /// A backend is not used again after this age.
+    /// A backend is not used again after this age; zero: after its first session.
     pub lifetime: Duration,
     /// Backends per key in use kept open on every standby, so that a promotion finds them.
     pub warm: usize,

@@ -315,8 +315,12 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Age limit of a backend that serves one session only: it may wait for that session for long.
+const SINGLE_USE: Duration = Duration::from_hours(24);
+
 /// Up to a fifth less, so that backends opened together do not all end together.
 fn jittered(lifetime: Duration, id: u64) -> Duration {
+    let lifetime = if lifetime.is_zero() { SINGLE_USE } else { lifetime };
     // Fibonacci hashing spreads consecutive numbers evenly.
     let spread = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
     lifetime.saturating_sub((lifetime / 5).mul_f64(spread as f64 / 65536.0))

@@ -106,7 +106,9 @@ impl Registry {
         if self.tasks.is_stopping() {
             return self.close(backend, Counter::BackendShutdown);
         }
+        let single_use = self.settings.load().pool.lifetime.is_zero();
         match verdict {
+            Verdict::Reset | Verdict::Clean if single_use => self.close(backend, Counter::BackendLifetime),
             Verdict::Close => self.close(backend, Counter::BackendBroken),
             Verdict::CancelAndClose => {
                 let this = Arc::clone(self);

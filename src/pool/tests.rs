@@ -105,6 +105,18 @@ fn key(node: u16, set: &str) -> Arc<PoolKey> {
 }
 
 #[tokio::test]
+async fn without_a_lifetime_a_backend_serves_one_session() {
+    let world = World::new(&[Mood::Good], |settings| settings.pool.lifetime = Duration::ZERO).await;
+    let first = world.lease(&key(0, "a")).await.unwrap();
+    world.registry.release(first, Verdict::Reset);
+    world.until("closed", |world| world.counts() == [0; 5]).await;
+    let second = world.lease(&key(0, "a")).await.unwrap();
+    assert_eq!(second.pid, 2);
+    assert_eq!(Seen::count(&world.seen(0).discards), 0);
+    world.registry.release(second, Verdict::Close);
+}
+
+#[tokio::test]
 async fn a_backend_is_reset_and_used_again() {
     let world = World::new(&[Mood::Good], |_| {}).await;
     let first = world.lease(&key(0, "a")).await.unwrap();

@@ -78,7 +78,7 @@ fn pool(pool: &Section<'_>) -> Pool {
         max_clients: pool.number("max_clients", d.max_clients, 1..=MAX_CONNECTIONS),
         wait_timeout: pool.duration("wait_timeout", d.wait_timeout, WAIT),
         idle_timeout: pool.duration("idle_timeout", d.idle_timeout, WAIT),
-        lifetime: pool.duration("lifetime", d.lifetime, WAIT),
+        lifetime: pool.duration("lifetime", d.lifetime, WAIT_OR_NONE),
         warm: pool.number("warm", d.warm, 0..=1000),
         max_waiters: pool.number("max_waiters", d.max_waiters, 0..=MAX_CONNECTIONS),
         max_startup_sets: pool.number("max_startup_sets", d.max_startup_sets, 1..=10_000),
