@@ -230,7 +230,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("cluster.node[].replication_address", Kind::Text, "\"\"", Class::Restart,
         "Host by which standbys know it as their sender, when that is not the host of `address`."),
     option("auth.source", Kind::Choice, "\"query\"", Class::NewSessions,
-        "Where the secrets of users come from: `query`, `static`, `trust` or `passthrough`."),
+        "Where the secrets of users come from: `query`, `static` or `trust`."),
     option("auth.query", Kind::Text, "\"SELECT * FROM pgsteer.get_auth($1)\"", Class::NewSessions,
         "Statement that returns name and secret of user `$1`; `pgsteer check` prints the function."),
     option("auth.query_user", Kind::Text, "\"\"", Class::NewSessions,

@@ -421,6 +421,7 @@ fn nodes_that_contradict() {
 
 #[test]
 fn users_and_rules_that_contradict() {
+    assert_snapshot!(errors_in("[auth]\nsource = \"passthrough\"\n"), @r#"proxy.toml:4: auth.source: "passthrough" is not available in this version; write "query" or "static""#);
     assert_snapshot!(errors_in(r#"
 [auth]
 source = "static"

@@ -9,7 +9,7 @@ use super::super::raw::Section;
 use super::super::settings::{
     Auth, AuthSource, ClientTlsMode, Listen, Monitor, Settings, StaticSecret, StaticUser,
 };
-use super::WAIT;
+use super::{WAIT, not_yet};
 use crate::scram::verifier::Verifier;
 
 /// Entries of the cache of secrets; each has some hundred bytes.
@@ -23,6 +23,10 @@ pub(super) fn build(auth: &Section<'_>, monitor: &Monitor) -> Auth {
         ("trust", AuthSource::Trust),
         ("passthrough", AuthSource::Passthrough),
     ];
+    let source = auth.choice("source", d.source, &sources);
+    if source == AuthSource::Passthrough {
+        not_yet(auth, "source", "\"passthrough\"", "write \"query\" or \"static\"");
+    }
     let query_user = auth.some_text("query_user").unwrap_or_else(|| monitor.user.clone());
     let same_role = query_user == monitor.user;
     let query_password = auth.secret("query_password");
@@ -31,7 +35,7 @@ pub(super) fn build(auth: &Section<'_>, monitor: &Monitor) -> Auth {
         auth.error("query", format!("has no $1 for the user's name; write it like \"{}\"", d.query));
     }
     Auth {
-        source: auth.choice("source", d.source, &sources),
+        source,
         query,
         query_password: query_password.or_else(|| monitor.password.clone().filter(|_| same_role)),
         query_user,
