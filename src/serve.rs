@@ -188,7 +188,8 @@ async fn connection(ctx: Rc<Context>, admin: Arc<AdminState>, accepted: Accepted
         Outcome::Session(session, _place) => session.run().await,
         Outcome::Console(login, _place) => {
             ctx.metrics.raise(Gauge::ConsoleSessions);
-            serve_console(*login, admin).await;
+            // Boxed: it is rare, and larger than all that a session keeps.
+            Box::pin(serve_console(*login, admin)).await;
             ctx.metrics.lower(Gauge::ConsoleSessions);
         }
         Outcome::Done => {}
@@ -199,4 +200,19 @@ async fn serve_console(login: ConsoleLogin, admin: Arc<AdminState>) {
     let ConsoleLogin { stream, user, application, pid, key } = login;
     let login = console::Login { user, application_name: application, pid, cancel_key: key };
     console::serve(stream, BytesMut::new(), login, admin).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The future that an `async fn` of three arguments returns, in bytes.
+    fn future_bytes<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_stays_small() {
+        assert!(future_bytes(connection) <= 512, "{}", future_bytes(connection));
+    }
 }

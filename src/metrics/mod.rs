@@ -274,8 +274,13 @@ impl WorkerMetrics {
 
     /// Bytes relayed since the last call.
     pub fn add_bytes(&self, from_client: u64, to_client: u64) {
-        self.bytes_from_clients.fetch_add(from_client, Relaxed);
-        self.bytes_to_clients.fetch_add(to_client, Relaxed);
+        // One of the two is 0 on the hot path, and an atomic addition of nothing is not free.
+        if from_client > 0 {
+            self.bytes_from_clients.fetch_add(from_client, Relaxed);
+        }
+        if to_client > 0 {
+            self.bytes_to_clients.fetch_add(to_client, Relaxed);
+        }
     }
 }
 

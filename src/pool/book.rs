@@ -215,6 +215,11 @@ impl<T> Book<T> {
         self.pump_of(pool, now)
     }
 
+    /// The key of a pool; `otherwise` when there is no such pool.
+    pub(super) fn key(&self, pool: PoolId, otherwise: &Arc<PoolKey>) -> Arc<PoolKey> {
+        Arc::clone(self.pools.get(pool.0).map_or(otherwise, |pool| &pool.key))
+    }
+
     /// A waiter leaves. False when it has been granted something already, which is in its channel.
     pub(super) fn abandon(&mut self, pool: PoolId, waiter: u64) -> bool {
         let account = self.pools[pool.0].account;

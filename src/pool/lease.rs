@@ -191,9 +191,13 @@ impl Registry {
         self.metrics.control().record(Latency::Connect, started.elapsed());
         let mut place = place;
         let Some(pool) = place.pool.take() else { return Err(LeaseError::Epoch) };
-        let evicted = locked(&self.book).change(pool, Phase::Opening, Phase::Active, Instant::now());
+        let (evicted, key) = {
+            let mut book = locked(&self.book);
+            // The pool's own copy of the key: there is one for all its backends.
+            (book.change(pool, Phase::Opening, Phase::Active, Instant::now()), book.key(pool, key))
+        };
         let max_sets = self.settings.load().pool.max_startup_sets;
-        let mut backend = self.enlist(pool, key, &before, logged_in);
+        let mut backend = self.enlist(pool, &key, &before, logged_in);
         self.close_evicted(evicted);
         if self.contradicts(&before, &backend) {
             self.close(backend, Counter::BackendEpoch);
@@ -206,7 +210,7 @@ impl Registry {
         let news = {
             let mut recipes = locked(&self.recipes);
             let before = recipes.iter().count();
-            recipes.learn(key, credentials, &backend.params, max_sets, Instant::now());
+            backend.params = recipes.learn(&key, credentials, &backend.params, max_sets, Instant::now());
             recipes.iter().count() != before
         };
         if news {

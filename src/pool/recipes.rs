@@ -49,7 +49,8 @@ pub(super) struct Recipes {
 }
 
 impl Recipes {
-    /// Remembers a login. Of one database and user at most `max_sets` startup sets are kept.
+    /// Remembers a login. Of one database and user at most `max_sets` startup sets are kept. Returns the same `params`,
+    /// shared with those remembered.
     pub(super) fn learn(
         &mut self,
         key: &PoolKey,
@@ -57,13 +58,15 @@ impl Recipes {
         params: &Params,
         max_sets: usize,
         now: Instant,
-    ) {
+    ) -> Params {
         let who = Who::of(key);
         if let Some(recipe) = self.all.get_mut(&who) {
             recipe.credentials = Some(Arc::clone(credentials));
-            recipe.params.clone_from(params);
+            if recipe.params != *params {
+                recipe.params = params.clone();
+            }
             recipe.made = now;
-            return;
+            return recipe.params.clone();
         }
         let siblings = |other: &Who| other.database == who.database && other.user == who.user;
         if self.all.keys().filter(|other| siblings(other)).count() >= max_sets.max(1) {
@@ -79,6 +82,7 @@ impl Recipes {
             not_before: HashMap::new(),
         };
         self.all.insert(who, recipe);
+        params.clone()
     }
 
     fn forget_oldest(&mut self, among: impl Fn(&Who) -> bool) {

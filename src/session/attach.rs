@@ -52,7 +52,7 @@ impl Session {
     pub(super) async fn request(&mut self) -> Flow {
         if let Some(error) = self.lost.take() {
             self.ctx.metrics.count_error(error.code.as_str());
-            self.limbo = Some(Limbo::refusal(error));
+            self.limbo = Some(Box::new(Limbo::refusal(*error)));
             return Ok(());
         }
         let timeout = self.ctx.settings.load().cluster.hold_timeout;
@@ -61,7 +61,7 @@ impl Session {
             Err(NoBackend::End(end)) => Err(end),
             Err(NoBackend::Refused(error) | NoBackend::RefusedByServer(error, _)) => {
                 self.ctx.metrics.count_error(error.code.as_str());
-                self.limbo = Some(Limbo::refusal(error));
+                self.limbo = Some(Box::new(Limbo::refusal(error)));
                 Ok(())
             }
         }
@@ -168,7 +168,7 @@ impl Session {
         if here.is_none_or(|node| node.health == Health::Down || node.role == Role::Zombie) {
             // Nothing is under way: only what was pinned is lost.
             self.release(Verdict::Close);
-            self.lost = self.state.take_lost_pins();
+            self.lost = self.state.take_lost_pins().map(Box::new);
             return false;
         }
         if self.state.params.is_pinned() {

@@ -14,11 +14,11 @@ use tracing::{debug, info};
 
 use super::attach::NoBackend;
 use super::auth::{self, AuthError};
+use super::cancel;
 use super::context::Context;
 use super::directory::{Facts, LoginGuard, Place};
 use super::run::{End, Login, Session};
 use super::startup::{self, Endpoint, Phase};
-use super::{cancel, restore};
 use crate::config::{ListenRole, Settings, Split};
 use crate::metrics::{Counter, Gauge, Latency};
 use crate::net::Stream;
@@ -258,7 +258,7 @@ async fn enter(
             Outcome::Session(session, place)
         }
         Err(end) => {
-            session.finish(end).await;
+            Box::pin(session.finish(end)).await;
             Outcome::Done
         }
     }
@@ -328,7 +328,7 @@ impl Session {
         let Some(params) = self.ctx.registry.cached_login(&login.database, &login.user, &login.set) else {
             return false;
         };
-        restore::remember(&params, &mut self.state);
+        self.state.params.adopt(&params, &[]);
         true
     }
 

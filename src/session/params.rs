@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::pool;
 use crate::sql::{Effect, PinCause};
 
 /// Longest statement kept for replay, bytes; a longer one pins the session.
@@ -17,6 +18,9 @@ pub const MAX_SETTINGS: usize = 200;
 pub const PIN_CAUSES: [PinCause; 5] =
     [PinCause::AdvisoryLock, PinCause::HeldCursor, PinCause::Listen, PinCause::TempTable, PinCause::Setting];
 
+/// The backend's role, which is not the session's to report: the endpoint's does not change.
+const HOT_STANDBY: &str = "in_hot_standby";
+
 /// Parameters that the server reports but no SET can change.
 const FIXED: [&str; 8] = [
     "server_version",
@@ -24,7 +28,7 @@ const FIXED: [&str; 8] = [
     "integer_datetimes",
     "is_superuser",
     "session_authorization",
-    "in_hot_standby",
+    HOT_STANDBY,
     // Set for real through the startup set of a read-only endpoint; a client's own SET is replayed as a statement.
     "default_transaction_read_only",
     "scram_iterations",
@@ -48,7 +52,10 @@ impl Replay {
 /// Settings and pins of one session, with what an open transaction may still undo.
 #[derive(Debug, Default)]
 pub struct Params {
-    reported: Vec<(Box<str>, Box<str>)>,
+    /// What the backend reported at its login; shared with it.
+    base: pool::Params,
+    /// What differs from `base`.
+    own: Vec<(Box<str>, Box<str>)>,
     settings: Vec<Replay>,
     prepares: Vec<Replay>,
     pins: BTreeSet<PinCause>,
@@ -59,35 +66,58 @@ pub struct Params {
 impl Params {
     /// Notes what the server reported last; true when the value is new.
     pub fn report(&mut self, name: &str, value: &str) -> bool {
-        match self.reported.iter_mut().find(|(key, _)| &**key == name) {
+        match self.own.iter_mut().find(|(key, _)| &**key == name) {
             Some((_, old)) if &**old == value => false,
             Some((_, old)) => {
                 *old = value.into();
                 true
             }
+            None if self.base.get(name) == Some(value) => false,
             None => {
-                self.reported.push((name.into(), value.into()));
+                self.own.push((name.into(), value.into()));
                 true
             }
         }
     }
 
+    /// Notes what another backend reported at its login and `later`; returns what is new to the client.
+    pub fn adopt(&mut self, base: &pool::Params, later: &[(String, String)]) -> Vec<(String, String)> {
+        let later_pairs = later.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let is_later = |name: &str| later.iter().any(|(key, _)| key == name);
+        let pairs = base.iter().filter(|(name, _)| !is_later(name)).chain(later_pairs);
+        let mut changed = Vec::new();
+        for (name, value) in pairs.filter(|(name, _)| *name != HOT_STANDBY) {
+            if self.report(name, value) {
+                changed.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        let old = std::mem::replace(&mut self.base, base.clone());
+        for (name, value) in old.iter().filter(|(name, _)| base.get(name).is_none()) {
+            if self.own.iter().all(|(key, _)| &**key != name) {
+                self.own.push((name.into(), value.into()));
+            }
+        }
+        self.own.retain(|(name, value)| base.get(name) != Some(value));
+        self.own.shrink_to_fit();
+        changed
+    }
+
     /// The value last reported for `name`.
     pub fn reported(&self, name: &str) -> Option<&str> {
-        self.reported.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value)
+        let own = self.own.iter().find(|(key, _)| &**key == name).map(|(_, value)| &**value);
+        own.or_else(|| self.base.get(name).filter(|_| name != HOT_STANDBY))
     }
 
-    /// All reported parameters, in the server's order.
+    /// All reported parameters: the server's in its order, then those that differ.
     pub fn all_reported(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.reported.iter().map(|(name, value)| (&**name, &**value))
+        let is_own = |name: &str| self.own.iter().any(|(key, _)| &**key == name);
+        let base = self.base.iter().filter(move |(name, _)| *name != HOT_STANDBY && !is_own(name));
+        base.chain(self.own.iter().map(|(name, value)| (&**name, &**value)))
     }
 
-    /// All reported parameters that SET can change, in the server's order.
+    /// All reported parameters that SET can change.
     pub fn settable(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.reported
-            .iter()
-            .map(|(name, value)| (&**name, &**value))
-            .filter(|(name, _)| !FIXED.contains(name))
+        self.all_reported().filter(|(name, _)| !FIXED.contains(name))
     }
 
     /// True unless the session switched `standard_conforming_strings` off.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::params::Replay;
 use super::state::State;
-use crate::pool::{Backend, Params};
+use crate::pool::Backend;
 use crate::wire::backend;
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
@@ -66,21 +66,11 @@ pub async fn restore(
     }
     state.hot_standby =
         reported.hot_standby.or(backend.params.get("in_hot_standby").map(|value| value == "on"));
-    let mut now = backend.params.clone();
     for (name, value) in &reported.values {
-        now.set(name, value);
         backend.note_parameter(name, value);
     }
-    let changed = remember(&now, state);
+    let changed = state.params.adopt(&backend.params, &reported.values);
     refused.map_or(Ok(changed), |error| Err(RestoreError::Refused(error)))
-}
-
-/// Notes what a backend reports, except its role: the endpoint's does not change.
-pub fn remember(params: &Params, state: &mut State) -> Changed {
-    let told = params.iter().filter(|(name, _)| *name != "in_hot_standby");
-    told.filter(|(name, value)| state.params.report(name, value))
-        .map(|(n, v)| (n.to_owned(), v.to_owned()))
-        .collect()
 }
 
 /// Sets one parameter on a backend that is otherwise as the session left it.

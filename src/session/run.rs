@@ -85,7 +85,7 @@ pub struct Session {
     pub(super) up: Half,
     pub(super) down: Half,
     pub(super) state: State,
-    pub(super) limbo: Option<Limbo>,
+    pub(super) limbo: Option<Box<Limbo>>,
     /// What we say ourselves and how much of it has been written.
     pub(super) replies: Vec<u8>,
     pub(super) replied: usize,
@@ -102,7 +102,7 @@ pub struct Session {
     /// When the request under way began.
     pub(super) began: Option<Instant>,
     /// State that went with a lost backend, told at the next request.
-    pub(super) lost: Option<PgError>,
+    pub(super) lost: Option<Box<PgError>>,
 }
 
 /// How a session ends.
@@ -147,8 +147,8 @@ impl Session {
         }
     }
 
-    /// Serves the client until it leaves.
-    pub async fn run(mut self) {
+    /// Serves the client until it leaves. Boxed, since a future holds its arguments twice.
+    pub async fn run(mut self: Box<Self>) {
         self.ctx.metrics.raise(Gauge::Sessions);
         self.ctx.metrics.count(Counter::SessionStarted);
         let end = loop {
@@ -304,11 +304,11 @@ impl Session {
             if error.severity == crate::wire::error::Severity::Fatal {
                 return Err(End::Told(error));
             }
-            self.lost = Some(error);
+            self.lost = Some(Box::new(error));
         }
         match loss {
             Loss::Nothing => {}
-            Loss::Block(error) => self.limbo = Some(Limbo::block(Some(error))),
+            Loss::Block(error) => self.limbo = Some(Box::new(Limbo::block(Some(error)))),
             Loss::RolledBack => {
                 encode::command_complete(&mut self.replies, "ROLLBACK");
                 encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte());
@@ -334,9 +334,9 @@ impl Session {
         }
         if answer.skip_to_sync {
             answer.error.encode(&mut self.replies);
-            self.limbo = Some(Limbo::rest_of_batch(answer.block));
+            self.limbo = Some(Box::new(Limbo::rest_of_batch(answer.block)));
         } else if answer.block {
-            self.limbo = Some(Limbo::block(None));
+            self.limbo = Some(Box::new(Limbo::block(None)));
         }
     }
 
@@ -371,7 +371,7 @@ impl Session {
     }
 
     /// Gives everything back and tells the client why.
-    pub(super) async fn finish(mut self, end: End) {
+    pub(super) async fn finish(mut self: Box<Self>, end: End) {
         // A backend that has got half a message can serve nobody else.
         let clean = !self.up.is_inside_message() && !self.up.must_write();
         let quiet = self.state.is_quiet() && clean;
@@ -423,4 +423,20 @@ fn nudge_of(code: Option<SqlState>) -> Nudge {
 /// What a server says when it is stopped.
 pub fn shutting_down() -> PgError {
     PgError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The future that an `async fn` of one argument returns, in bytes.
+    fn future_bytes<A, F: Future>(_: fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_session_stays_small() {
+        assert!(size_of::<Session>() <= 1024, "{}", size_of::<Session>());
+        assert!(future_bytes(Session::run) <= 256, "{}", future_bytes(Session::run));
+    }
 }

@@ -144,7 +144,12 @@ impl<'a> Statement<'a> {
 
     fn effect(&mut self, first: Token<'a>) -> Effect {
         let Token::Word(word) = first else { return self.body_effect() };
-        match word.to_ascii_lowercase().as_slice() {
+        // The longest of the words below has ten letters.
+        let mut letters = [0; 10];
+        let Some(lower) = letters.get_mut(..word.len()) else { return self.body_effect() };
+        lower.copy_from_slice(word);
+        lower.make_ascii_lowercase();
+        match &*lower {
             b"set" => self.set(),
             b"reset" => self.reset(),
             b"discard" => self.discard(),

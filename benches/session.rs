@@ -1,0 +1,165 @@
+//! What a session does besides moving bytes: its book-keeping per round trip, its login, its backend.
+//!
+//! `cargo bench --bench session`. The pool is measured against a server of a few lines in the same process, which is
+//! asked nothing while the clock runs.
+
+#![allow(clippy::unwrap_used, reason = "a bench program")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use divan::{Bencher, black_box};
+use pgsteer::config::{NodeAddress, Settings, TlsMode};
+use pgsteer::drain::Tasks;
+use pgsteer::metrics::Metrics;
+use pgsteer::net::tls::ServerTlsContext;
+use pgsteer::pool::{Credentials, PoolKey, Registry, StartupSet, Verdict};
+use pgsteer::scram::client::{Binding, Client, Secret};
+use pgsteer::scram::server::{Offer, Server};
+use pgsteer::scram::{NONCE_BYTES, Verifier};
+use pgsteer::session::state::State;
+use pgsteer::topology::{Epoch, Health, NodeId, Nudges, Role, Store, Topology};
+use pgsteer::wire::frontend::Kind;
+use pgsteer::wire::{encode, frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
+use tokio::time::Instant;
+
+fn main() {
+    divan::main();
+}
+
+fn append(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
+    encode::message(out, tag, |to| to.extend_from_slice(body));
+}
+
+/// What the client sends and what the server answers, as pgbench and a server do it.
+fn round_trip(mode: &str) -> (Vec<u8>, Vec<u8>) {
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    match mode {
+        "simple" => encode::query(&mut up, "SELECT abalance FROM pgbench_accounts WHERE aid = 4711;"),
+        "extended" => {
+            append(&mut up, b'P', b"\0SELECT abalance FROM pgbench_accounts WHERE aid = $1;\0\0\0");
+            append(&mut down, b'1', b"");
+        }
+        _ => {}
+    }
+    if mode != "simple" {
+        let name = if mode == "prepared" { "P_0" } else { "" };
+        append(&mut up, b'B', format!("\0{name}\0\0\0\0\x01\0\0\0\x044711\0\0").as_bytes());
+        append(&mut up, b'D', b"P\0");
+        append(&mut up, b'E', b"\0\0\0\0\0");
+        encode::sync(&mut up);
+        append(&mut down, b'2', b"");
+    }
+    append(&mut down, b'T', &[0; 33]);
+    append(&mut down, b'D', b"\0\x01\0\0\0\x010");
+    encode::command_complete(&mut down, "SELECT 1");
+    encode::ready_for_query(&mut down, b'I');
+    (up, down)
+}
+
+#[divan::bench(args = ["simple", "extended", "prepared"])]
+fn books_of_a_round_trip(bencher: Bencher, mode: &str) {
+    let (up, down) = round_trip(mode);
+    let mut state = State::new(1 << 20);
+    bencher.bench_local(|| {
+        let mut rest = black_box(&up[..]);
+        while let Some((found, next)) = frame::split(rest).unwrap() {
+            let message = &rest[..rest.len() - next.len()];
+            state.client_message(Kind::of(found.tag).unwrap(), message, true);
+            rest = next;
+        }
+        let mut rest = black_box(&down[..]);
+        while let Some((found, next)) = frame::split(rest).unwrap() {
+            state.server_message(found.tag, found.body);
+            rest = next;
+        }
+        assert!(state.is_quiet());
+    });
+}
+
+/// Our side of a client's SCRAM login, without the client's work.
+#[divan::bench]
+fn scram_login(bencher: Bencher) {
+    let verifier = Verifier::from_password(b"secret", &[7; 16], 4096);
+    let client_nonce = [1; NONCE_BYTES];
+    let exchange = || {
+        Server::first(
+            &Client::new(&client_nonce, Binding::None).first(),
+            verifier.clone(),
+            &[2; 18],
+            Offer::Plain,
+        )
+    };
+    // The proof depends on nothing that changes: the slow derivation is done once.
+    let (_, server_first) = exchange().unwrap();
+    let challenge = Client::new(&client_nonce, Binding::None).on_server_first(&server_first).unwrap();
+    let (answer, _) = challenge.answer(&Secret::Password(b"secret"));
+    bencher.bench_local(|| {
+        let (server, _) = exchange().unwrap();
+        server.finish(black_box(&answer)).unwrap().0
+    });
+}
+
+/// Logs anybody in and says no more.
+async fn greet(mut socket: TcpStream) -> std::io::Result<()> {
+    let length = socket.read_u32().await?;
+    let mut packet = vec![0; length as usize - 4];
+    socket.read_exact(&mut packet).await?;
+    let mut out = Vec::new();
+    encode::auth_ok(&mut out);
+    encode::parameter_status(&mut out, "in_hot_standby", "off");
+    encode::backend_key_data(&mut out, 1, b"key!");
+    encode::ready_for_query(&mut out, b'I');
+    socket.write_all(&out).await?;
+    socket.read_u8().await.map(drop)
+}
+
+async fn pool() -> Arc<Registry> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = NodeAddress::new("127.0.0.1", listener.local_addr().unwrap().port());
+    let mut settings = Settings::with_nodes([address]);
+    settings.cluster.tls.mode = TlsMode::Off;
+    settings.pool.warm = 0;
+    let tasks = Tasks::new();
+    tasks.spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let _ = greet(socket).await;
+    });
+    let mut topology = Topology::unseen(&settings.cluster.nodes);
+    (topology.epoch, topology.primary) = (Epoch(1), Some(NodeId(0)));
+    for node in &mut topology.nodes {
+        (node.health, node.role) = (Health::Up, Role::Primary);
+    }
+    Registry::new(
+        Arc::new(ArcSwap::from_pointee(settings)),
+        Arc::new(Store::new(topology)),
+        Arc::new(Nudges::new(1)),
+        Arc::new(ServerTlsContext::off()),
+        Metrics::new(1, &["node".to_owned()]),
+        tasks,
+    )
+}
+
+/// An idle backend is taken and given back: what every transaction of transaction pooling pays.
+#[divan::bench]
+fn checkout_and_checkin(bencher: Bencher) {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let (registry, key) = runtime.block_on(async {
+        let set = StartupSet::new([("client_encoding", "UTF8")]);
+        (pool().await, Arc::new(PoolKey { node: NodeId(0), database: "db".into(), user: "u".into(), set }))
+    });
+    let credentials = Arc::new(Credentials::None);
+    let deadline = Instant::now() + Duration::from_mins(5);
+    let turn = || {
+        runtime.block_on(async {
+            let backend = registry.lease(&key, &credentials, deadline).await.unwrap();
+            registry.release(backend, Verdict::Clean);
+        });
+    };
+    turn();
+    bencher.bench_local(turn);
+}
