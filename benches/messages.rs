@@ -90,7 +90,7 @@ fn relay_buffer(bencher: Bencher, width: usize) {
         let mut pipe = Pipe { bytes: &bytes, at: 0 };
         while let Poll::Ready(read) = half.poll_read(&mut cx, &mut pipe) {
             read.unwrap();
-            while half.next().unwrap() != Next::More {
+            while half.look().unwrap() != Next::More {
                 half.pass();
             }
             assert!(half.poll_write(&mut cx, &mut pipe).is_ready());

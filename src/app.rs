@@ -35,7 +35,7 @@ const COMMANDS: usize = 16;
 /// Time for what is left after the drain deadline.
 const LAST_GRACE: Duration = Duration::from_secs(3);
 /// One window of the latency summaries.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 
 /// Why the proxy cannot start; every reason in one text.
 #[derive(Debug, thiserror::Error)]

@@ -99,14 +99,15 @@ impl Workers {
             let limit = shared.settings.load().limits.max_logins_per_address;
             let guard = match peer.ip() {
                 None => None,
-                Some(address) => match shared.directory.begin_login(address, limit) {
-                    Some(guard) => Some(guard),
-                    None => {
+                Some(address) => {
+                    let guard = shared.directory.begin_login(address, limit);
+                    if guard.is_none() {
                         shared.metrics.count(Counter::RefusedPerAddress);
                         debug!(%address, limit, "too many logins under way from one address");
                         continue;
                     }
-                },
+                    guard
+                }
             };
             self.hand_over(socket, &endpoint, guard);
         }

@@ -2,6 +2,8 @@
 //!
 //! The functions are those the fuzz targets call; a crash that a fuzz run finds becomes a file of its corpus.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test program: a broken promise is a panic")]
+
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 

@@ -126,11 +126,11 @@ pub fn scram_server(data: &[u8]) {
             }
         }
     }
-    if let Ok(text) = std::str::from_utf8(data) {
-        if let Ok(verifier) = Verifier::parse(text) {
-            let again = Verifier::parse(&verifier.to_text());
-            assert!(again.is_ok_and(|again| again == verifier), "a verifier reads as it is written");
-        }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(verifier) = Verifier::parse(text)
+    {
+        let again = Verifier::parse(&verifier.to_text());
+        assert!(again.is_ok_and(|again| again == verifier), "a verifier reads as it is written");
     }
     saslprep(data);
     binding::server_end_point(data);

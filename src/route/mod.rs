@@ -1,6 +1,6 @@
 //! From what a session declares and the topology to a node.
 //!
-//! In: [`Wants`], a [`Topology`] snapshot, the load of the nodes. Out: a [`Target`], or a [`Refusal`] that says what
+//! In: [`Wants`], a [topology](crate::topology::Topology) snapshot, the load of the nodes. Out: a [`Target`], or a [`Refusal`] that says what
 //! to wait for. Pure: knows no socket, no clock, no pool.
 
 mod balance;

@@ -217,11 +217,11 @@ impl Session {
         let leased = self.lease(node, deadline.min(began + wait_timeout)).await?;
         match leased {
             Ok(backend) => self.take(backend, target, topology, deadline).await,
-            Err(error) => self.lease_failed(error, began.elapsed()),
+            Err(error) => Self::lease_failed(error, began.elapsed()),
         }
     }
 
-    fn lease_failed(&mut self, error: LeaseError, waited: Duration) -> Result<Attempt, NoBackend> {
+    fn lease_failed(error: LeaseError, waited: Duration) -> Result<Attempt, NoBackend> {
         match error {
             error if error.is_node_trouble() => Ok(Attempt::Retry),
             LeaseError::Server(refusal) => {
@@ -301,7 +301,7 @@ impl Session {
             match step {
                 Step::Leased(leased) => return Ok(leased),
                 Step::Watched(watched) => {
-                    self.watched(watched)?;
+                    self.watched(&watched)?;
                     let topology = self.ctx.store.load();
                     let gone = topology.node(node).is_none_or(|node| node.health == Health::Down);
                     let demoted =
@@ -327,7 +327,7 @@ impl Session {
             })
             .await;
             match watched {
-                Some(watched) => self.watched(watched)?,
+                Some(watched) => self.watched(&watched)?,
                 None => return Ok(()),
             }
         }
@@ -349,8 +349,8 @@ impl Session {
         self.entry.mailbox.poll(cx).map(Watched::Signals)
     }
 
-    fn watched(&mut self, watched: Watched) -> Flow {
-        match watched {
+    fn watched(&mut self, watched: &Watched) -> Flow {
+        match *watched {
             Watched::ClientGone => Err(End::Left),
             Watched::Signals(signals) => {
                 self.signals(signals)?;

@@ -244,14 +244,13 @@ impl Exchange<'_> {
                 self.stream.write_all(&message).await?;
                 Ok(Arc::new(self.upstream(Credentials::ClientKey(key))))
             }
-            Ok(_) => Err(self.denied(known)),
             Err(error @ (ScramError::Malformed(_) | ScramError::Downgrade | ScramError::Binding)) => {
                 Err(AuthError::new(
                     Counter::ViolationClient,
                     PgError::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string()),
                 ))
             }
-            Err(_) => Err(self.denied(known)),
+            Ok(_) | Err(_) => Err(self.denied(known)),
         }
     }
 

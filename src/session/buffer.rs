@@ -111,7 +111,7 @@ impl Half {
     }
 
     /// Looks at what is next. Bytes of a message under way have been passed on or dropped before.
-    pub fn next(&mut self) -> Result<Next, BadLength> {
+    pub fn look(&mut self) -> Result<Next, BadLength> {
         self.drop_some();
         self.pass_some();
         let unseen = self.unseen();
@@ -281,7 +281,7 @@ mod tests {
         let mut from = Pieces(pieces.into());
         let mut out = Vec::new();
         loop {
-            match half.next().unwrap() {
+            match half.look().unwrap() {
                 Next::Whole(b'x', _) | Next::Part(b'x', _) => {
                     if half.must_write() {
                         assert!(half.poll_write(&mut context(), &mut out).is_ready());

@@ -168,7 +168,7 @@ impl Session {
 
     fn look_up(&mut self) -> Look {
         loop {
-            let (tag, len, whole) = match self.up.next() {
+            let (tag, len, whole) = match self.up.look() {
                 Ok(Next::More) => return Look::Done,
                 Ok(Next::Whole(tag, len)) => (tag, len, true),
                 Ok(Next::Part(tag, len)) => (tag, len, false),
@@ -256,9 +256,8 @@ impl Session {
             }
             let Some(attached) = self.attached.as_mut() else { return Poll::Pending };
             match ready!(self.down.poll_read(cx, &mut attached.backend.stream)) {
-                Ok(0) => return Poll::Ready(Event::BackendGone(None)),
+                Ok(0) | Err(_) => return Poll::Ready(Event::BackendGone(None)),
                 Ok(count) => self.ctx.metrics.add_bytes(0, count as u64),
-                Err(_) => return Poll::Ready(Event::BackendGone(None)),
             }
         }
         cx.waker().wake_by_ref();
@@ -282,7 +281,7 @@ impl Session {
 
     fn look_down(&mut self) -> Look {
         loop {
-            let (tag, len, whole) = match self.down.next() {
+            let (tag, len, whole) = match self.down.look() {
                 Ok(Next::More) => return Look::Done,
                 // Rows are most of what servers send, and nothing in them concerns us.
                 Ok(Next::Whole(b'D' | b'd', _) | Next::Part(b'D' | b'd', _)) => {

@@ -49,6 +49,7 @@ pub struct Login {
 }
 
 /// A leased backend.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not the steps of one machine")]
 pub(super) struct Attached {
     pub(super) backend: Backend,
     pub(super) node: NodeId,
@@ -76,6 +77,7 @@ impl Attached {
 }
 
 /// One client after login.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not the steps of one machine")]
 pub struct Session {
     pub(super) ctx: Rc<Context>,
     pub(super) client: Stream,
@@ -206,7 +208,7 @@ impl Session {
             match poll_fn(|cx| self.poll_event(cx)).await {
                 Event::ClientGone { .. } => self.client_unread = true,
                 Event::BackendGone(_) | Event::EpochOver | Event::Garbage => {
-                    self.drop_backend(Verdict::Close)
+                    self.drop_backend(Verdict::Close);
                 }
                 Event::Signals(signals) => self.signals(signals)?,
                 Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained => break,

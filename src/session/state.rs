@@ -140,9 +140,8 @@ impl State {
         let standard = self.params.standard_strings();
         match sql {
             Some(sql) if !effect::is_plain(sql, standard) => Some(Rc::from(effect::effects(sql, standard))),
-            Some(_) => None,
-            // Cut off, or too long to be seen whole. Long texts are data; a setting in the middle of one is not seen.
-            None => None,
+            // None: cut off, or too long to be seen whole. Long texts are data; a setting in the middle of one is not seen.
+            Some(_) | None => None,
         }
     }
 

@@ -5,6 +5,7 @@
 //! `auth.cache_lifetime`. Must not know how the client proves that it knows the secret.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -193,6 +194,7 @@ impl Verifiers {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    #[expect(clippy::option_option, reason = "not known, or known not to exist")]
     fn cached(&self, user: &str, fresh_at: Option<Instant>) -> Option<Option<UserSecret>> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let cached = cache.get(user)?;
@@ -229,14 +231,11 @@ impl Lookups {
             if request.reply.is_closed() {
                 continue;
             }
-            let answer = match tokio::time::timeout(LOOKUP_TIMEOUT, self.answer(&request.user, &tasks)).await
-            {
-                Ok(answer) => answer,
-                Err(_) => {
-                    self.connection = None;
-                    Err(LookupError::Overloaded)
-                }
-            };
+            let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.answer(&request.user, &tasks)).await;
+            let answer = answer.unwrap_or_else(|_| {
+                self.connection = None;
+                Err(LookupError::Overloaded)
+            });
             // The login may have given up meanwhile.
             let _ = request.reply.send(answer);
         }
@@ -275,7 +274,8 @@ impl Lookups {
         let query = &self.settings.load().auth.query;
         let mut text = format!("auth.query `{query}` failed: {}", words(error));
         if let Some(second) = second {
-            text.push_str(&format!("; pg_authid: {}", words(second)));
+            // Writing to a String cannot fail.
+            let _ = write!(text, "; pg_authid: {}", words(second));
         }
         LookupError::Failed(text)
     }

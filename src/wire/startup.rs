@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn newer_minor_versions_and_unknown_options_are_negotiated() {
         assert_eq!(startup(PROTOCOL_3_2, &[("user", "u")]).negotiate, None);
-        let got = startup((3 << 16) | 9999, &[("user", "u"), ("_pq_.x", "1")]);
+        let got = startup((3 << 16) | 0x270F, &[("user", "u"), ("_pq_.x", "1")]);
         assert_eq!(got.version, PROTOCOL_3_2);
         assert_eq!(got.negotiate, Some(vec!["_pq_.x".to_owned()]));
         assert_eq!(
