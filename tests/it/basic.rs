@@ -158,7 +158,7 @@ async fn cancel_reaches_the_right_backend_and_no_other() {
 #[tokio::test]
 async fn a_backend_is_handed_on_clean() {
     let scene = scene(0, |spec| {
-        spec.raw("pool.size", "1");
+        spec.raw("pool.size", "1").raw("pool.warm", "1");
     })
     .await;
     let mut first = scene.raw().await;
@@ -172,7 +172,6 @@ async fn a_backend_is_handed_on_clean() {
         "SELECT pg_advisory_lock(7)",
         "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
         "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
-        "BEGIN",
     ] {
         let frames = first.query(dirt).await;
         assert!(frames.iter().all(|frame| frame.tag != b'E'), "{dirt}: {frames:?}");
@@ -221,7 +220,7 @@ async fn a_vanished_client_frees_its_locks() {
 #[tokio::test]
 async fn a_login_beyond_the_pool_waits_and_then_is_refused() {
     let scene = scene(0, |spec| {
-        spec.raw("pool.size", "1").set("pool.wait_timeout", "600ms");
+        spec.raw("pool.size", "1").raw("pool.warm", "1").set("pool.wait_timeout", "600ms");
     })
     .await;
     let first = scene.raw().await;

@@ -25,6 +25,8 @@ impl Papers {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Not the name that all certificates get by default: an issuer of its own name is self-signed.
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Test authority");
         let folder = tempfile::tempdir().unwrap();
         let ca = params.self_signed(&key).unwrap();
         std::fs::write(folder.path().join("ca.pem"), ca.pem()).unwrap();

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -111,6 +112,8 @@ fn text(bytes: &[u8]) -> String {
 /// A raw connection.
 pub struct Raw {
     socket: Box<dyn Socket>,
+    /// What has been read and belongs to no message yet: a read that is given up loses nothing.
+    unread: BytesMut,
     /// BackendKeyData's process id, after a login.
     pub pid: i32,
     /// BackendKeyData's secret, after a login.
@@ -134,7 +137,13 @@ impl Raw {
 
     /// Over any socket, such as one with TLS.
     pub fn over(socket: impl Socket + 'static) -> Self {
-        Self { socket: Box::new(socket), pid: 0, key: Vec::new(), params: BTreeMap::new() }
+        Self {
+            socket: Box::new(socket),
+            unread: BytesMut::new(),
+            pid: 0,
+            key: Vec::new(),
+            params: BTreeMap::new(),
+        }
     }
 
     /// The socket, to be wrapped in TLS.
@@ -163,6 +172,7 @@ impl Raw {
 
     /// One byte that is no message: the answer to SSLRequest and GSSENCRequest.
     pub async fn byte(&mut self) -> u8 {
+        assert!(self.unread.is_empty(), "a byte was expected after {:?}", self.unread);
         soon("a byte", self.socket.read_u8()).await.unwrap()
     }
 
@@ -177,14 +187,23 @@ impl Raw {
     }
 
     async fn read_frame(&mut self) -> Option<Frame> {
-        let tag = self.socket.read_u8().await.ok()?;
-        let length = self.socket.read_u32().await.ok()? as usize;
-        assert!(length >= 4, "message {:?} has length {length}", char::from(tag));
-        let mut body = vec![0; length - 4];
-        self.socket.read_exact(&mut body).await.ok()?;
-        let frame = Frame { tag, body };
-        self.note(&frame);
-        Some(frame)
+        loop {
+            if let Some(header) = self.unread.first_chunk::<5>() {
+                let [tag, length @ ..] = *header;
+                let size = u32::from_be_bytes(length) as usize + 1;
+                assert!(size >= 5, "message {:?} has length {}", char::from(tag), size - 1);
+                if self.unread.len() >= size {
+                    let body = self.unread.split_to(size)[5..].to_vec();
+                    let frame = Frame { tag, body };
+                    self.note(&frame);
+                    return Some(frame);
+                }
+            }
+            self.unread.reserve(16 << 10);
+            if self.socket.read_buf(&mut self.unread).await.ok()? == 0 {
+                return None;
+            }
+        }
     }
 
     fn note(&mut self, frame: &Frame) {
