@@ -213,7 +213,7 @@ check_pgbench() {
             out=$(libpq_at "$proxy_port" "$bindir/pgbench" -n -M $mode $more -c 64 -j 4 -T "${PGBENCH_SECONDS:-5}" 2>&1) ||
                 out="$out; it failed"
             printf '%s\n' "$out" >>"$cache/pgbench.out"
-            if grep -q 'failed: 0 ' <<<"$out" && ! grep -qiE 'error|fatal|it failed' <<<"$out"; then
+            if grep -q 'failed transactions: 0 ' <<<"$out" && ! grep -qiE 'error:|fatal:|it failed' <<<"$out"; then
                 say "pgbench -M $mode $more: $(sed -n 's/^tps = \([0-9]*\).*/\1 per second/p' <<<"$out"), no error"
             else
                 say "pgbench -M $mode $more: ERRORS, see $cache/pgbench.out"

@@ -1,6 +1,8 @@
 """psycopg 3: prints what the driver sees; argument is the port."""
 
 import asyncio
+import contextlib
+import logging
 import sys
 import threading
 import time
@@ -10,6 +12,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 DSN = f"host=127.0.0.1 port={sys.argv[1]} user=app password=secret dbname=drivers"
+
+
+logging.disable(logging.CRITICAL)
 
 
 def sqlstate(action):
@@ -87,15 +92,10 @@ def pipelines(conn):
         print(sum(cursor.fetchone()[0] for cursor in cursors))
     conn.commit()
     conn.autocommit = True
-    try:
-        # When the error reaches the driver, and with which statement, is a matter of time: only its effect is shown.
-        with conn.pipeline() as pipeline:
-            conn.execute("INSERT INTO ps VALUES (5000, 'lost') RETURNING id")
-            conn.execute("SELECT 1/0")
-            conn.execute("SELECT 2")
-            pipeline.sync()
-    except psycopg.Error:
-        print("failed")
+    # When the error reaches the driver, and at which call, is a matter of time: only its effect is shown.
+    with contextlib.suppress(psycopg.Error), conn.pipeline():
+        for query in ["INSERT INTO ps VALUES (5000, 'lost')", "SELECT 1/0", "SELECT 2"]:
+            conn.execute(query)
     print(conn.execute("SELECT count(*) FROM ps WHERE id = 5000").fetchone())
 
 
@@ -151,6 +151,12 @@ def logins():
         print(conn.execute("SELECT current_setting('search_path'), current_setting('work_mem')").fetchone())
         conn.execute("RESET ALL")
         print(conn.execute("SHOW work_mem").fetchone(), conn.info.parameter_status("application_name"))
+        conn.execute("SET application_name = 'other'; RESET ALL; SET application_name = 'third'")
+        print(conn.execute("SHOW application_name").fetchone(), conn.info.parameter_status("application_name"))
+        conn.rollback()
+        conn.execute("RESET application_name")
+        conn.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        print(conn.execute("SHOW application_name").fetchone(), conn.info.parameter_status("application_name"))
 
 
 async def asynchronous():

@@ -55,6 +55,10 @@ impl Session {
             self.limbo = Some(Box::new(Limbo::refusal(*error)));
             return Ok(());
         }
+        if !self.state.is_quiet() {
+            // In a block nothing but the name can be wanted.
+            return self.reapply_name().await;
+        }
         let timeout = self.ctx.settings.load().cluster.hold_timeout;
         match self.find_backend(Instant::now() + timeout).await {
             Ok(()) => self.reapply_name().await,
@@ -72,7 +76,8 @@ impl Session {
         let Some(name) = self.state.take_name() else { return Ok(()) };
         let Some(attached) = self.attached.as_mut() else { return Ok(()) };
         let deadline = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
-        match restore::set_one(&mut attached.backend, "application_name", &name, deadline).await {
+        let in_block = !self.state.is_quiet();
+        match restore::set_name(&mut attached.backend, &name, in_block, deadline).await {
             Ok(()) => {
                 if self.state.params.report("application_name", &name) {
                     encode::parameter_status(&mut self.replies, "application_name", name.as_bytes());

@@ -191,8 +191,11 @@ impl Session {
 
     /// A message for the server; `None` when the next one can be looked at.
     fn look_with_backend(&mut self, kind: Option<Kind>, len: usize, whole: bool) -> Option<Look> {
+        if self.state.wants_name() {
+            return Some(Look::Stop(Event::Request));
+        }
         if self.state.is_quiet() {
-            if self.ctx.store.version() != self.seen_version || self.state.wants_name() {
+            if self.ctx.store.version() != self.seen_version {
                 return Some(Look::Stop(Event::Request));
             }
             self.began = Some(Instant::now());
@@ -294,7 +297,9 @@ impl Session {
             };
             let message = self.down.peek(len);
             let body = message.get(HEADER_LEN..).unwrap_or_default();
-            let ours = is_hot_standby(tag, body) || (whole && may_be_failover(tag, body));
+            let ours = is_hot_standby(tag, body)
+                || self.state.hides(tag, body)
+                || (whole && may_be_failover(tag, body));
             if ours && self.down.must_write() {
                 return Look::WriteFirst;
             }

@@ -73,16 +73,17 @@ pub async fn restore(
     refused.map_or(Ok(changed), |error| Err(RestoreError::Refused(error)))
 }
 
-/// Sets one parameter on a backend that is otherwise as the session left it.
-pub async fn set_one(
+/// Sets `application_name` on a backend that is otherwise as the session left it. SET, unlike `set_config`, takes no
+/// snapshot, so that a transaction block can still choose its isolation level.
+pub async fn set_name(
     backend: &mut Backend,
     name: &str,
-    value: &str,
+    in_block: bool,
     deadline: Instant,
 ) -> Result<(), RestoreError> {
     let mut bytes = Vec::new();
-    encode::query(&mut bytes, set_config(name, value));
-    let mut reported = Reported::default();
+    encode::query(&mut bytes, format!("SET application_name = {}", literal(name)));
+    let mut reported = Reported { in_block, ..Reported::default() };
     let exchange = exchange(backend, &bytes, 1, &mut reported);
     tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)?.map(drop)
 }
@@ -138,6 +139,8 @@ fn literal(text: &str) -> String {
 struct Reported {
     values: Vec<(String, String)>,
     hot_standby: Option<bool>,
+    /// The client is in a transaction block, and must stay in it.
+    in_block: bool,
 }
 
 impl Reported {
@@ -201,7 +204,9 @@ fn take(
             }
             failed.push((segment, refusal(&view)));
         }
-        b'Z' if frame.body != b"I" => return Err(RestoreError::Lost),
+        b'Z' if frame.body != (if reported.in_block { b"T" } else { b"I" }) => {
+            return Err(RestoreError::Lost);
+        }
         _ => {}
     }
     Ok(())

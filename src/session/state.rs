@@ -92,9 +92,16 @@ impl State {
         self.params.report("application_name", name);
     }
 
-    /// True when a RESET has left the backend without the session's `application_name`.
+    /// True when a RESET has left the backend without the session's `application_name` and it can be set again now. In
+    /// a block it is set in the same transaction, so that a rollback undoes both.
     pub fn wants_name(&self) -> bool {
-        self.name_reset
+        self.name_reset && self.tx != TxStatus::Failed && self.pipeline.is_idle()
+    }
+
+    /// True for the report of a name that a RESET took away: the client's reset value is the session's, and has not
+    /// changed.
+    pub fn hides(&self, tag: u8, body: &[u8]) -> bool {
+        tag == b'S' && self.name_reset && body.starts_with(b"application_name\0")
     }
 
     /// The name to set again, once.
@@ -185,6 +192,9 @@ impl State {
             self.hot_standby = Some(value == "on");
             return Verdict::Swallow;
         }
+        if self.hides(b'S', body) {
+            return Verdict::Swallow;
+        }
         self.params.report(name, value);
         Verdict::Forward
     }
@@ -229,6 +239,9 @@ impl State {
     }
 
     fn note_reset(&mut self, effect: &Effect) {
+        if matches!(effect, Effect::Set { name, .. } if name == "application_name") {
+            self.name_reset = false;
+        }
         let resets = match effect {
             Effect::ResetAll | Effect::DiscardAll => true,
             Effect::Reset(name) => name == "application_name",

@@ -229,3 +229,27 @@ proptest! {
         prop_assert!(state.is_quiet());
     }
 }
+
+#[test]
+fn a_reset_of_the_name_is_hidden_and_made_good() {
+    let mut state = State::new(1000);
+    state.set_application("app");
+    run(&mut state, "begin", "BEGIN", "T");
+    query(&mut state, "reset all");
+    reply(&mut state, &[(b'C', "RESET\0")]);
+    assert_eq!(state.server_message(b'S', b"application_name\0\0"), Verdict::Swallow);
+    assert!(!state.wants_name());
+    reply(&mut state, &[(b'Z', "E")]);
+    assert!(!state.wants_name());
+    reply(&mut state, &[(b'Z', "T")]);
+    assert!(state.wants_name());
+    assert_eq!((state.take_name().as_deref(), state.wants_name()), (Some("app"), false));
+    assert_eq!(state.params.reported("application_name"), Some("app"));
+
+    query(&mut state, "reset all; set application_name = 'other'");
+    reply(
+        &mut state,
+        &[(b'C', "RESET\0"), (b'C', "SET\0"), (b'S', "application_name\0other\0"), (b'Z', "T")],
+    );
+    assert!(!state.wants_name());
+}
