@@ -151,7 +151,10 @@ impl Exchange<'_> {
             return Err(AuthError::gone());
         }
         if header.tag != b'p' {
-            return Err(violation(format!("expected password response, got message type {}", header.tag)));
+            // Codes 10 and 11 ask for SASL (PostgreSQL protocol, 55.7); the server names what it asked for.
+            let sasl = matches!(message.get(5..9), Some([0, 0, 0, 10 | 11]));
+            let asked = if sasl { "SASL" } else { "password" };
+            return Err(violation(format!("expected {asked} response, got message type {}", header.tag)));
         }
         if header.body_len() > MESSAGE_MAX {
             return Err(violation("password response is too long".to_owned()));

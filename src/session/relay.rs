@@ -17,7 +17,7 @@ use crate::topology::Nudge;
 use crate::wire::backend::{self, TxStatus};
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
-use crate::wire::frame::HEADER_LEN;
+use crate::wire::frame::{BadLength, HEADER_LEN};
 use crate::wire::frontend::Kind;
 
 /// Reads of one direction before the other gets its turn.
@@ -172,7 +172,7 @@ impl Session {
                 Ok(Next::More) => return Look::Done,
                 Ok(Next::Whole(tag, len)) => (tag, len, true),
                 Ok(Next::Part(tag, len)) => (tag, len, false),
-                Err(bad) => return Look::Stop(Event::Violation(violation(bad.to_string()))),
+                Err(bad) => return Look::Stop(Event::Violation(malformed(bad))),
             };
             let kind = Kind::of(tag);
             if kind == Some(Kind::Terminate) {
@@ -359,6 +359,14 @@ fn may_be_failover(tag: u8, body: &[u8]) -> bool {
     }
     let view = ErrorView::new(body);
     view.ends_connection() && MAY_BE_FAILOVER.contains(&view.code())
+}
+
+/// A server judges the type before it reads the length.
+fn malformed(bad: BadLength) -> PgError {
+    match Kind::of(bad.tag) {
+        Some(_) => violation(bad.to_string()),
+        None => violation(format!("invalid frontend message type {}", bad.tag)),
+    }
 }
 
 fn violation(text: impl Into<String>) -> PgError {

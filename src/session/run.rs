@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -204,17 +205,32 @@ impl Session {
     async fn terminate(&mut self) -> Flow {
         self.up.drop_message();
         self.client_ended = true;
-        while self.attached.is_some() && !self.state.pipeline.is_idle() && !self.state.pipeline.is_open() {
-            match poll_fn(|cx| self.poll_event(cx)).await {
-                Event::ClientGone { .. } => self.client_unread = true,
-                Event::BackendGone(_) | Event::EpochOver | Event::Garbage => {
+        while self.attached.is_some() && !self.all_answered() && !self.state.pipeline.is_open() {
+            match poll_fn(|cx| self.poll_last_events(cx)).await {
+                None => break,
+                Some(Event::ClientGone { .. }) => self.client_unread = true,
+                Some(Event::BackendGone(_) | Event::EpochOver | Event::Garbage) => {
                     self.drop_backend(Verdict::Close);
                 }
-                Event::Signals(signals) => self.signals(signals)?,
-                Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained => break,
+                Some(Event::Signals(signals)) => self.signals(signals)?,
+                Some(Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained) => break,
             }
         }
         Err(End::Left)
+    }
+
+    /// Nothing is under way and the client has been handed every reply.
+    fn all_answered(&self) -> bool {
+        self.state.pipeline.is_idle() && !self.down.must_write() && self.replies.is_empty()
+    }
+
+    /// The next event of a client that sends no more, or none when it has been answered: the last reply is no event.
+    fn poll_last_events(&mut self, cx: &mut task::Context<'_>) -> Poll<Option<Event>> {
+        match self.poll_event(cx) {
+            Poll::Ready(event) => Poll::Ready(Some(event)),
+            Poll::Pending if self.all_answered() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     /// The client's connection ended without a Terminate. If replies are under way it may only have closed its sending
@@ -226,18 +242,18 @@ impl Session {
             let pipeline = &self.state.pipeline;
             if reset
                 || self.attached.is_none()
-                || pipeline.is_idle()
+                || self.all_answered()
                 || pipeline.is_open()
                 || pipeline.is_copying_in()
             {
                 return Err(End::Left);
             }
-            match tokio::time::timeout(wait, poll_fn(|cx| self.poll_event(cx))).await {
+            match tokio::time::timeout(wait, poll_fn(|cx| self.poll_last_events(cx))).await {
                 Err(_) => {
                     self.probe_client();
                     wait = (wait * 2).min(Duration::from_secs(1));
                 }
-                Ok(Event::Signals(signals)) => self.signals(signals)?,
+                Ok(Some(Event::Signals(signals))) => self.signals(signals)?,
                 Ok(_) => return Err(End::Left),
             }
         }
