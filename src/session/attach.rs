@@ -21,6 +21,8 @@ use crate::topology::{Health, NodeId, Nudge, Role, Topology};
 use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
 
+/// The version of no topology.
+const NO_VERSION: u64 = u64::MAX;
 /// Pause before a node that refused is tried again when the topology has not changed meanwhile.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -66,6 +68,8 @@ impl Session {
             Err(NoBackend::Refused(error) | NoBackend::RefusedByServer(error, _)) => {
                 self.ctx.metrics.count_error(error.code.as_str());
                 self.limbo = Some(Box::new(Limbo::refusal(error)));
+                // A backend kept in hand is not good by that: the next request asks again.
+                self.seen_version = NO_VERSION;
                 Ok(())
             }
         }
@@ -85,10 +89,7 @@ impl Session {
                 Ok(())
             }
             Err(RestoreError::Refused(_)) => Ok(()),
-            Err(RestoreError::Lost) => {
-                self.release(Verdict::Close);
-                self.settle_loss()
-            }
+            Err(RestoreError::Lost) => self.settle_loss(),
         }
     }
 
@@ -109,6 +110,9 @@ impl Session {
             let topology = self.ctx.store.load();
             if self.keep_or_leave(&topology)? {
                 return Ok(());
+            }
+            if let Some(error) = self.lost.take() {
+                return Err(NoBackend::Refused(*error));
             }
             let mut pause = deadline;
             match self.target(&topology) {
@@ -150,10 +154,9 @@ impl Session {
 
     /// Looks at the backend in hand: true when it serves the request. Otherwise it has been left, or it is kept for the
     /// case that its silent node answers again.
-    fn keep_or_leave(&mut self, topology: &Topology) -> Result<bool, End> {
+    fn keep_or_leave(&mut self, topology: &Topology) -> Result<bool, NoBackend> {
         let Some(attached) = self.attached.as_ref() else { return Ok(false) };
         if attached.is_over(&self.ctx.store) {
-            self.release(Verdict::Close);
             self.settle_loss()?;
             return Ok(false);
         }
@@ -162,33 +165,45 @@ impl Session {
         }
         match self.login.wants {
             Wants::Primary => Ok(false),
-            Wants::Standby => Ok(self.stay_or_leave_standby(topology)),
+            Wants::Standby => self.stay_or_leave_standby(topology),
         }
     }
 
-    /// A read-only session between transactions moves to a better node, unless something binds it to this one: true.
-    fn stay_or_leave_standby(&mut self, topology: &Topology) -> bool {
-        let Some(attached) = self.attached.as_ref() else { return false };
+    /// A read-only session between transactions moves to a better node; true: it stays. What binds it to this one is
+    /// lost with the move and told. While nobody better is there, it keeps its backend and is refused.
+    fn stay_or_leave_standby(&mut self, topology: &Topology) -> Result<bool, NoBackend> {
+        let Some(attached) = self.attached.as_ref() else { return Ok(false) };
         let here = topology.node(attached.node);
         if here.is_none_or(|node| node.health == Health::Down || node.role == Role::Zombie) {
             // Nothing is under way: only what was pinned is lost.
-            self.release(Verdict::Close);
-            self.lost = self.state.take_lost_pins().map(Box::new);
-            return false;
-        }
-        if self.state.params.is_pinned() {
-            return true;
+            self.settle_loss()?;
+            return Ok(false);
         }
         match self.target(topology) {
             // The fallback may be the node it is on.
-            Ok(target) if target.node() == attached.node => return true,
+            Ok(target) if self.attached.as_ref().is_some_and(|attached| attached.node == target.node()) => {
+                self.adopt(target, topology);
+                Ok(true)
+            }
+            Ok(_) if self.state.params.is_pinned() => {
+                self.settle_loss()?;
+                Ok(false)
+            }
             Ok(_) => {
                 self.release(Verdict::Reset);
                 self.ctx.metrics.count(Counter::SessionMoved);
+                Ok(false)
             }
-            Err(_) => {}
+            Err(_) => Ok(false),
         }
-        false
+    }
+
+    /// The session stays on a node that has become the primary since: from now on its backend ends with the epoch.
+    fn adopt(&mut self, target: Target, topology: &Topology) {
+        if let (Target::Primary(_), Some(attached)) = (target, self.attached.as_mut()) {
+            attached.on_primary = true;
+            attached.epoch = topology.epoch;
+        }
     }
 
     fn target(&self, topology: &Topology) -> Result<Target, Refusal> {
@@ -255,18 +270,23 @@ impl Session {
         topology: &Topology,
         deadline: Instant,
     ) -> Result<Attempt, NoBackend> {
-        let restored = restore::restore(&mut backend, &mut self.state, deadline).await;
+        let restored = self.restore(&mut backend, target.node(), deadline).await;
         if let Err(RestoreError::Lost) = restored {
             self.ctx.registry.release(backend, Verdict::Close);
             return Ok(Attempt::Retry);
         }
         let node = topology.node(target.node());
         let on_primary = topology.primary == Some(target.node());
+        let was_standby = self.state.hot_standby == Some(true);
+        if on_primary {
+            // Opened before the promotion, it has not said yet that it can write.
+            self.state.hot_standby = Some(false);
+        }
         self.attach(Attached {
             node: target.node(),
             epoch: topology.epoch,
             on_primary,
-            was_standby: self.state.hot_standby == Some(true),
+            was_standby,
             endpoint_standby: self.login.wants == Wants::Standby,
             start_time: node.and_then(|node| node.start_time),
             broken: false,
@@ -283,6 +303,25 @@ impl Session {
                 }
                 Ok(Attempt::Attached)
             }
+        }
+    }
+
+    /// Restores the session's state, unless the node is lost meanwhile: a silent server would be waited for too long.
+    async fn restore(
+        &mut self,
+        backend: &mut Backend,
+        node: NodeId,
+        deadline: Instant,
+    ) -> Result<restore::Changed, RestoreError> {
+        let store = std::sync::Arc::clone(&self.ctx.store);
+        let wants = self.login.wants;
+        let limit = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
+        let mut changes = store.subscribe();
+        let lost = async { while !is_lost(&store.load(), node, wants) && changes.changed().await.is_ok() {} };
+        tokio::select! {
+            biased;
+            restored = restore::restore(backend, &mut self.state, deadline.min(limit)) => restored,
+            () = lost => Err(RestoreError::Lost),
         }
     }
 
@@ -307,11 +346,7 @@ impl Session {
                 Step::Leased(leased) => return Ok(leased),
                 Step::Watched(watched) => {
                     self.watched(&watched)?;
-                    let topology = self.ctx.store.load();
-                    let gone = topology.node(node).is_none_or(|node| node.health == Health::Down);
-                    let demoted =
-                        self.login.wants == Wants::Primary && topology.writable_primary() != Some(node);
-                    if gone || demoted {
+                    if is_lost(&self.ctx.store.load(), node, self.login.wants) {
                         return Ok(Err(LeaseError::Epoch));
                     }
                 }
@@ -378,6 +413,12 @@ impl Session {
             Wants::Standby => no_standby(waited),
         }
     }
+}
+
+/// True when nothing can come of an attempt at `node` any more.
+fn is_lost(topology: &Topology, node: NodeId, wants: Wants) -> bool {
+    let gone = topology.node(node).is_none_or(|node| node.health == Health::Down);
+    gone || (wants == Wants::Primary && topology.writable_primary() != Some(node))
 }
 
 /// What the balancing among standbys weighs: leases and openings under way.

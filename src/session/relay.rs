@@ -45,6 +45,8 @@ pub enum Event {
     BackendGone(Option<Vec<u8>>),
     /// The backend's node is no longer the primary it was when the session took it.
     EpochOver,
+    /// The standby with the read under way has been silent for too long.
+    StandbySilent,
     /// The proxy shuts down and the session has nothing under way.
     Drained,
     /// Signals from outside.

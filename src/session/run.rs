@@ -22,7 +22,7 @@ use crate::metrics::{Counter, Gauge};
 use crate::net::Stream;
 use crate::pool::{Backend, Credentials, StartupSet, Verdict};
 use crate::route::Wants;
-use crate::topology::{Alive, Epoch, NodeId, Nudge, Store};
+use crate::topology::{Alive, Epoch, Health, NodeId, Nudge, Role, Store};
 use crate::wire::backend::TxStatus;
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
@@ -32,6 +32,8 @@ use crate::wire::error::{ErrorView, PgError, SqlState};
 const WHOLE_FROM_SERVER: usize = 16 * 1024;
 /// How long a lost connection is looked into before it counts as a lost server.
 const LOSS_VERDICT: Duration = Duration::from_millis(700);
+/// How long a read under way waits for a standby that is down without a word.
+const SILENT_STANDBY: Duration = Duration::from_secs(3);
 /// A client that sent its last byte may still read: it is probed this long after, and again.
 const HALF_CLOSE_PROBE: Duration = Duration::from_millis(20);
 
@@ -106,6 +108,8 @@ pub struct Session {
     pub(super) began: Option<Instant>,
     /// State that went with a lost backend, told at the next request.
     pub(super) lost: Option<Box<PgError>>,
+    /// A standby with a read of this session under way is silent: until when the read waits.
+    patience: Option<Instant>,
 }
 
 /// How a session ends.
@@ -147,6 +151,7 @@ impl Session {
             seen_version: 0,
             began: None,
             lost: None,
+            patience: None,
         }
     }
 
@@ -155,7 +160,10 @@ impl Session {
         self.ctx.metrics.raise(Gauge::Sessions);
         self.ctx.metrics.count(Counter::SessionStarted);
         let end = loop {
-            let event = poll_fn(|cx| self.poll_event(cx)).await;
+            let event = match self.patience {
+                None => poll_fn(|cx| self.poll_event(cx)).await,
+                Some(until) => Box::pin(self.event_until(until)).await,
+            };
             // Everything but relaying is rare: boxed, so that an idle session stays small.
             if let Err(end) = Box::pin(self.handle(event)).await {
                 break end;
@@ -163,6 +171,12 @@ impl Session {
         };
         self.ctx.metrics.lower(Gauge::Sessions);
         Box::pin(self.finish(end)).await;
+    }
+
+    /// The next event, or the end of the patience with a silent standby.
+    async fn event_until(&mut self, until: Instant) -> Event {
+        let event = poll_fn(|cx| self.poll_event(cx));
+        tokio::time::timeout_at(until, event).await.unwrap_or(Event::StandbySilent)
     }
 
     async fn handle(&mut self, event: Event) -> Flow {
@@ -183,6 +197,7 @@ impl Session {
             Event::Garbage => self.garbage(),
             Event::BackendGone(last_words) => self.backend_gone(last_words).await,
             Event::EpochOver => self.epoch_over(),
+            Event::StandbySilent => self.standby_silent(),
             Event::Drained => Err(End::Told(shutting_down())),
             Event::Signals(signals) => self.signals(signals),
         }
@@ -197,8 +212,31 @@ impl Session {
             return Err(End::Told(shutting_down()));
         }
         self.draining |= signals.contains(Signal::Drain);
-        // A change of topology needs nothing here: the next poll compares the epoch, the next request the version.
+        if signals.contains(Signal::Topology) {
+            // Else a change needs nothing here: the next poll compares the epoch, the next request the version.
+            self.patience = match self.patience {
+                _ if !self.waits_for_silent_standby() => None,
+                None => Some(Instant::now() + SILENT_STANDBY),
+                running => running,
+            };
+        }
         Ok(())
+    }
+
+    /// A read is under way on a standby that does not answer. Nobody will ever say that it is over, as a new primary says
+    /// of the old one.
+    fn waits_for_silent_standby(&self) -> bool {
+        let Some(attached) = self.attached.as_ref().filter(|attached| !attached.on_primary) else {
+            return false;
+        };
+        let topology = self.ctx.store.load();
+        let down = topology.node(attached.node).is_some_and(|node| node.health == Health::Down);
+        down && !self.state.is_quiet()
+    }
+
+    fn standby_silent(&mut self) -> Flow {
+        self.patience = None;
+        if self.waits_for_silent_standby() { self.settle_loss() } else { Ok(()) }
     }
 
     /// The client said it leaves; what it sent before still runs, as on a server.
@@ -209,7 +247,7 @@ impl Session {
             match poll_fn(|cx| self.poll_last_events(cx)).await {
                 None => break,
                 Some(Event::ClientGone { .. }) => self.client_unread = true,
-                Some(Event::BackendGone(_) | Event::EpochOver | Event::Garbage) => {
+                Some(Event::BackendGone(_) | Event::EpochOver | Event::StandbySilent | Event::Garbage) => {
                     self.drop_backend(Verdict::Close);
                 }
                 Some(Event::Signals(signals)) => self.signals(signals)?,
@@ -286,25 +324,29 @@ impl Session {
         let code =
             last_words.as_deref().and_then(|bytes| bytes.get(5..)).map(|body| ErrorView::new(body).code());
         self.ctx.nudges.nudge(node, nudge_of(code));
+        let Some(bytes) = last_words else {
+            // A server that ends one session says so: this was a crash or the network, and the client need not go too.
+            return self.settle_loss();
+        };
         let verdict = self.ctx.nudges.still_alive(node, start_time, LOSS_VERDICT).await;
         debug!(session = self.entry.id, ?code, ?verdict, "backend lost");
-        self.release(Verdict::Close);
-        match (verdict, last_words) {
-            // The server lives: somebody ended this backend, and the client is told as the server told us.
-            (Alive::Yes, Some(bytes)) if !self.down.is_inside_message() => Err(End::ToldByServer(bytes)),
-            (Alive::Yes, _) => Err(End::Cut),
-            _ => self.settle_loss(),
+        if verdict != Alive::Yes {
+            return self.settle_loss();
         }
+        // The server lives: somebody ended this backend, and the client is told as the server told us.
+        self.release(Verdict::Close);
+        Err(if self.down.is_inside_message() { End::Cut } else { End::ToldByServer(bytes) })
     }
 
     fn epoch_over(&mut self) -> Flow {
         self.ctx.metrics.count(Counter::BackendEpoch);
-        self.release(Verdict::Close);
         self.settle_loss()
     }
 
     /// The backend is gone for good. Tells the client what that means for what it had under way.
     pub(super) fn settle_loss(&mut self) -> Flow {
+        self.forget_recovery();
+        self.release(Verdict::Close);
         self.up.abandon();
         let inside = self.down.is_inside_message();
         self.down.end_after_seen();
@@ -334,6 +376,15 @@ impl Session {
             Loss::Answer(answer) => self.answer_loss(&answer),
         }
         Ok(())
+    }
+
+    /// A server commits nothing while it is in recovery, and it may have left recovery since it spoke last.
+    fn forget_recovery(&mut self) {
+        let topology = self.ctx.store.load();
+        let node = self.attached.as_ref().and_then(|attached| topology.node(attached.node));
+        if node.is_none_or(|node| node.role != Role::Standby) {
+            self.state.hot_standby = None;
+        }
     }
 
     fn answer_loss(&mut self, answer: &Answer) {

@@ -197,7 +197,9 @@ async fn without_a_primary_statements_wait_and_then_say_so() {
     .await;
     let mut raw = scene.raw().await;
     let mut reader = scene.raw_standby().await;
-    scene.cluster.n(0).kill().unwrap();
+    scene.cluster.n(0).kill_and_wait().await.unwrap();
+    // Nothing is under way when the loss is seen.
+    scene.wait_node_not(0, "health", "up").await;
     assert_eq!(raw.error("SELECT 1").await, "57P03");
     assert_eq!(raw.error("SELECT 1").await, "57P03", "the connection stays");
     assert_eq!(reader.value("SELECT pg_is_in_recovery()").await, "t", "reads go on");

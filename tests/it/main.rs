@@ -18,6 +18,8 @@ mod lag;
 mod limits;
 mod operate;
 mod protocol;
+mod readers;
+mod sessions;
 mod tls;
 mod topology;
 

@@ -6,7 +6,7 @@ use tokio::process::Command;
 use crate::harness::drivers::{conninfo, psql};
 use crate::harness::eventually;
 use crate::harness::proxy::ProxySpec;
-use crate::harness::raw::Raw;
+use crate::harness::raw::{Raw, query};
 use crate::harness::scene::{Scene, scene};
 
 async fn console(scene: &Scene, command: &str) -> String {
@@ -67,6 +67,16 @@ async fn a_reload_applies_what_it_can() {
         .await;
     assert_eq!(frames.last().unwrap().sqlstate(), "53300");
     drop(first);
+    // What needs a restart is named and stays.
+    spec.raw("workers", "7").set("cluster.hold_timeout", "123ms");
+    scene.proxy.rewrite(&spec);
+    scene.proxy.signal(Signal::Hup).unwrap();
+    scene.proxy.logged("workers: ").await;
+    scene.proxy.logged("restart").await;
+    let shown = console(&scene, "SHOW CONFIG").await;
+    let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
+    assert!(line("cluster.hold_timeout").contains("123ms"), "{shown}");
+    assert!(!line("workers").contains('7'), "{shown}");
     // A broken file changes nothing and is told.
     scene.proxy.write_config("[pool]\nsize = \"many\"\n").unwrap();
     scene.proxy.signal(Signal::Hup).unwrap();
@@ -120,4 +130,26 @@ async fn a_bad_file_is_told_whole_and_stops_the_start() {
         assert!(said.contains("cluster.max_lag"), "{command}: {said}");
     }
     scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_drain_has_an_end() {
+    let scene = scene(0, |spec| {
+        spec.set("limits.drain_timeout", "400ms");
+    })
+    .await;
+    let (mut idle, mut inside, mut running) = (scene.raw().await, scene.raw().await, scene.raw().await);
+    inside.query("BEGIN").await;
+    running.send(&query("SELECT pg_sleep(600)")).await;
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    scene.primary_says(sleeping, "1").await;
+    scene.proxy.signal(Signal::Term).unwrap();
+    assert_eq!(idle.end().await[0].sqlstate(), "57P01");
+    assert!(inside.is_alive().await, "a transaction goes on for a while");
+    for raw in [&mut inside, &mut running] {
+        let frames = raw.end().await;
+        assert_eq!(frames[0].sqlstate(), "57P01", "{frames:?}");
+    }
+    assert!(scene.proxy.wait_exit().await.unwrap().success());
+    scene.primary_says(sleeping, "0").await;
 }
