@@ -103,12 +103,12 @@ async fn without_a_fresh_standby_the_least_stale_reads() {
 #[tokio::test]
 async fn an_idle_primary_makes_nobody_lag() {
     let scene = scene(1, |spec| {
-        spec.set("cluster.max_lag", "200ms");
+        spec.set("cluster.max_lag", "1s");
     })
     .await;
     // Longer than the limit without a single write: `now() - last replay` would grow beyond it.
     let began = tokio::time::Instant::now();
-    while began.elapsed().as_millis() < 1000 {
+    while began.elapsed().as_millis() < 2500 {
         assert_eq!(scene.node(1).await["reads"], "qualified");
     }
     scene.finish().await;
