@@ -12,6 +12,7 @@ pub mod context;
 pub mod directory;
 pub mod limbo;
 pub mod login;
+mod loss;
 pub mod params;
 pub mod pipeline;
 pub mod prepared;

@@ -10,30 +10,25 @@ use std::task::{self, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::buffer::{BUFFER_BYTES, Half};
 use super::context::Context;
 use super::directory::{Entry, Leased, Signal, Signals};
 use super::limbo::Limbo;
 use super::relay::Event;
-use super::state::{Answer, Loss, State};
+use super::state::State;
 use crate::metrics::{Counter, Gauge};
 use crate::net::Stream;
 use crate::pool::{Backend, Credentials, StartupSet, Verdict};
 use crate::route::Wants;
-use crate::topology::{Alive, Epoch, Health, NodeId, Nudge, Role, Store};
-use crate::wire::backend::TxStatus;
+use crate::topology::{Epoch, NodeId, Store};
 use crate::wire::encode;
-use crate::wire::error::{ErrorView, PgError, SqlState};
+use crate::wire::error::{PgError, SqlState};
 
 /// Server messages up to this length are only delivered whole, so that a lost server leaves no half message behind;
 /// longer ones pass through as they come.
 const WHOLE_FROM_SERVER: usize = 16 * 1024;
-/// How long a lost connection is looked into before it counts as a lost server.
-const LOSS_VERDICT: Duration = Duration::from_millis(700);
-/// How long a read under way waits for a standby that is down without a word.
-const SILENT_STANDBY: Duration = Duration::from_secs(3);
 /// A client that sent its last byte may still read: it is probed this long after, and again.
 const HALF_CLOSE_PROBE: Duration = Duration::from_millis(20);
 
@@ -109,7 +104,7 @@ pub struct Session {
     /// State that went with a lost backend, told at the next request.
     pub(super) lost: Option<Box<PgError>>,
     /// A standby with a read of this session under way is silent: until when the read waits.
-    patience: Option<Instant>,
+    pub(super) patience: Option<Instant>,
 }
 
 /// How a session ends.
@@ -216,27 +211,11 @@ impl Session {
             // Else a change needs nothing here: the next poll compares the epoch, the next request the version.
             self.patience = match self.patience {
                 _ if !self.waits_for_silent_standby() => None,
-                None => Some(Instant::now() + SILENT_STANDBY),
+                None => Some(Instant::now() + super::loss::SILENT_STANDBY),
                 running => running,
             };
         }
         Ok(())
-    }
-
-    /// A read is under way on a standby that does not answer. Nobody will ever say that it is over, as a new primary says
-    /// of the old one.
-    fn waits_for_silent_standby(&self) -> bool {
-        let Some(attached) = self.attached.as_ref().filter(|attached| !attached.on_primary) else {
-            return false;
-        };
-        let topology = self.ctx.store.load();
-        let down = topology.node(attached.node).is_some_and(|node| node.health == Health::Down);
-        down && !self.state.is_quiet()
-    }
-
-    fn standby_silent(&mut self) -> Flow {
-        self.patience = None;
-        if self.waits_for_silent_standby() { self.settle_loss() } else { Ok(()) }
     }
 
     /// The client said it leaves; what it sent before still runs, as on a server.
@@ -317,98 +296,6 @@ impl Session {
         Err(End::Told(PgError::fatal(SqlState::PROTOCOL_VIOLATION, "the server sent an invalid message")))
     }
 
-    /// The server ended the connection: this one only, or all of them?
-    async fn backend_gone(&mut self, last_words: Option<Vec<u8>>) -> Flow {
-        let Some(attached) = self.attached.as_ref() else { return Ok(()) };
-        let (node, start_time) = (attached.node, attached.start_time);
-        let code =
-            last_words.as_deref().and_then(|bytes| bytes.get(5..)).map(|body| ErrorView::new(body).code());
-        self.ctx.nudges.nudge(node, nudge_of(code));
-        let Some(bytes) = last_words else {
-            // A server that ends one session says so: this was a crash or the network, and the client need not go too.
-            return self.settle_loss();
-        };
-        let verdict = self.ctx.nudges.still_alive(node, start_time, LOSS_VERDICT).await;
-        debug!(session = self.entry.id, ?code, ?verdict, "backend lost");
-        if verdict != Alive::Yes {
-            return self.settle_loss();
-        }
-        // The server lives: somebody ended this backend, and the client is told as the server told us.
-        self.release(Verdict::Close);
-        Err(if self.down.is_inside_message() { End::Cut } else { End::ToldByServer(bytes) })
-    }
-
-    fn epoch_over(&mut self) -> Flow {
-        self.ctx.metrics.count(Counter::BackendEpoch);
-        self.settle_loss()
-    }
-
-    /// The backend is gone for good. Tells the client what that means for what it had under way.
-    pub(super) fn settle_loss(&mut self) -> Flow {
-        self.forget_recovery();
-        self.release(Verdict::Close);
-        self.up.abandon();
-        let inside = self.down.is_inside_message();
-        self.down.end_after_seen();
-        self.began = None;
-        let loss = self.state.lose();
-        if inside {
-            info!(
-                session = self.entry.id,
-                user = self.login.user,
-                "server lost in the middle of a long row, closing"
-            );
-            return Err(End::Cut);
-        }
-        if let Some(error) = self.state.take_lost_pins() {
-            if error.severity == crate::wire::error::Severity::Fatal {
-                return Err(End::Told(error));
-            }
-            self.lost = Some(Box::new(error));
-        }
-        match loss {
-            Loss::Nothing => {}
-            Loss::Block(error) => self.limbo = Some(Box::new(Limbo::block(Some(error)))),
-            Loss::RolledBack => {
-                encode::command_complete(&mut self.replies, "ROLLBACK");
-                encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte());
-            }
-            Loss::Answer(answer) => self.answer_loss(&answer),
-        }
-        Ok(())
-    }
-
-    /// A server commits nothing while it is in recovery, and it may have left recovery since it spoke last.
-    fn forget_recovery(&mut self) {
-        let topology = self.ctx.store.load();
-        let node = self.attached.as_ref().and_then(|attached| topology.node(attached.node));
-        if node.is_none_or(|node| node.role != Role::Standby) {
-            self.state.hot_standby = None;
-        }
-    }
-
-    fn answer_loss(&mut self, answer: &Answer) {
-        let status = if answer.block { TxStatus::Failed } else { TxStatus::Idle };
-        info!(
-            session = self.entry.id,
-            user = self.login.user,
-            database = self.login.database,
-            sqlstate = %answer.error.code,
-            "work under way was lost with its server"
-        );
-        self.ctx.metrics.count_error(answer.error.code.as_str());
-        for _ in 0..answer.segments {
-            answer.error.encode(&mut self.replies);
-            encode::ready_for_query(&mut self.replies, status.byte());
-        }
-        if answer.skip_to_sync {
-            answer.error.encode(&mut self.replies);
-            self.limbo = Some(Box::new(Limbo::rest_of_batch(answer.block)));
-        } else if answer.block {
-            self.limbo = Some(Box::new(Limbo::block(None)));
-        }
-    }
-
     /// Takes a backend that is ready for the session's next message.
     pub(super) fn attach(&mut self, attached: Attached) {
         self.entry.attached(Leased {
@@ -477,15 +364,6 @@ impl Session {
             tokio::io::AsyncWriteExt::shutdown(&mut self.client),
         )
         .await;
-    }
-}
-
-fn nudge_of(code: Option<SqlState>) -> Nudge {
-    match code {
-        Some(SqlState::ADMIN_SHUTDOWN) => Nudge::Shutdown57P01,
-        Some(SqlState::CRASH_SHUTDOWN) => Nudge::Crash57P02,
-        Some(SqlState::CANNOT_CONNECT_NOW) => Nudge::Starting57P03,
-        _ => Nudge::Eof,
     }
 }
 
