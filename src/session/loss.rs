@@ -47,6 +47,9 @@ impl Session {
             last_words.as_deref().and_then(|bytes| bytes.get(5..)).map(|body| ErrorView::new(body).code());
         self.ctx.nudges.nudge(node, nudge_of(code));
         let Some(bytes) = last_words else {
+            if self.dismissed {
+                return Err(End::Cut);
+            }
             // A server that ends one session says so: this was a crash or the network, and the client need not go too.
             return self.settle_loss();
         };

@@ -308,6 +308,7 @@ impl Session {
             if ours && tag == b'E' {
                 return Look::Stop(Event::BackendGone(Some(message.to_vec())));
             }
+            self.dismissed |= tag == b'E' && ErrorView::new(body).ends_connection();
             self.state.server_message(tag, body);
             if tag == b'S'
                 && let (Some(attached), Some((name, value))) =

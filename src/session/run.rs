@@ -97,6 +97,8 @@ pub struct Session {
     pub(super) draining: bool,
     /// The client has not been greeted yet.
     pub(super) logging_in: bool,
+    /// The server has told the client that it ends this session.
+    pub(super) dismissed: bool,
     /// The topology under which the backend was found good.
     pub(super) seen_version: u64,
     /// When the request under way began.
@@ -143,6 +145,7 @@ impl Session {
             client_unread: false,
             draining: false,
             logging_in: false,
+            dismissed: false,
             seen_version: 0,
             began: None,
             lost: None,
@@ -224,13 +227,14 @@ impl Session {
         self.client_ended = true;
         while self.attached.is_some() && !self.all_answered() && !self.state.pipeline.is_open() {
             match poll_fn(|cx| self.poll_last_events(cx)).await {
-                None => break,
                 Some(Event::ClientGone { .. }) => self.client_unread = true,
                 Some(Event::BackendGone(_) | Event::EpochOver | Event::StandbySilent | Event::Garbage) => {
                     self.drop_backend(Verdict::Close);
                 }
                 Some(Event::Signals(signals)) => self.signals(signals)?,
-                Some(Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained) => break,
+                None | Some(Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained) => {
+                    break;
+                }
             }
         }
         Err(End::Left)
