@@ -14,6 +14,10 @@ use pgsteer::sql::effect;
 use pgsteer::wire::{encode, frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// Counts allocations beside the time: the hot path must have none.
+#[global_allocator]
+static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();
+
 fn main() {
     divan::main();
 }

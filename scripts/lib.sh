@@ -149,18 +149,30 @@ server_sql() {
     as_postgres "$bindir/psql" -X -q -v ON_ERROR_STOP=1 -h "$run/socket" -p "$server_port" -U postgres "$@"
 }
 
-# Runs $pgsteer with the configuration on standard input and waits until it is ready.
+# Runs $pgsteer with the configuration on standard input and waits until it is ready. In a session of its own, as a
+# service has and as the servers here have: the kernel's scheduler shares the cores among sessions (sched_autogroup).
 start_proxy() {
-    local http
-    http=$(free_port)
+    http_port=$(free_port)
     cat - >"$run/proxy.toml"
-    printf '[admin]\nhttp = "127.0.0.1:%s"\n' "$http" >>"$run/proxy.toml"
-    "$pgsteer" run -c "$run/proxy.toml" >"$run/proxy.log" 2>&1 &
+    printf '[admin]\nhttp = "127.0.0.1:%s"\n' "$http_port" >>"$run/proxy.toml"
+    setsid "$pgsteer" run -c "$run/proxy.toml" >"$run/proxy.log" 2>&1 &
     proxy_pid=$!
-    wait_until 30 curl -fsS -o /dev/null "http://127.0.0.1:$http/readyz" || {
+    wait_until 30 curl -fsS -o /dev/null "http://127.0.0.1:$http_port/readyz" || {
         tail -n 20 "$run/proxy.log" >&2
         die "pgsteer did not become ready"
     }
+}
+
+stop_proxy() {
+    kill "$proxy_pid"
+    wait "$proxy_pid" || die "pgsteer did not stop cleanly: $(tail -n 5 "$run/proxy.log")"
+    proxy_pid=
+}
+
+# metric NAME: the sum of a metric of the running proxy over its labels.
+metric() {
+    curl -fsS "http://127.0.0.1:$http_port/metrics" |
+        awk -v name="$1" '$1 ~ "^" name "([{]|$)" { sum += $2 } END { print sum + 0 }'
 }
 
 # Ends the script when pgsteer has ended during it.
