@@ -1,4 +1,4 @@
-//! Where clients connect: TCP on both families, unix sockets, sockets handed over by systemd.
+//! Where clients connect: TCP on both families, unix sockets.
 //!
 //! Out: accepted sockets that belong to no runtime yet, so that the thread that will serve them registers them once. It
 //! counts nobody and refuses nobody.
@@ -117,7 +117,7 @@ impl Listener {
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Self::adopt_tcp(socket.into())
+        Self::from_tcp(socket.into())
     }
 
     fn unix(dir: &Path, port: u16) -> io::Result<Self> {
@@ -127,16 +127,15 @@ impl Listener {
         // As PostgreSQL's default `unix_socket_permissions`: whoever may reach the directory may connect.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
         let inode = std::fs::metadata(&path)?.ino();
-        Self::adopt_unix(listener, SocketFile { path, inode: Some(inode) })
+        Self::from_unix(listener, SocketFile { path, inode })
     }
 
-    /// Takes over a listening TCP socket made by somebody else (systemd).
-    pub fn adopt_tcp(listener: std::net::TcpListener) -> io::Result<Self> {
+    fn from_tcp(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { kind: Kind::Tcp(TcpListener::from_std(listener)?), exhausted: false })
     }
 
-    fn adopt_unix(listener: unix::UnixListener, file: SocketFile) -> io::Result<Self> {
+    fn from_unix(listener: unix::UnixListener, file: SocketFile) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { kind: Kind::Unix(UnixListener::from_std(listener)?, file), exhausted: false })
     }
@@ -227,13 +226,12 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 /// The file of a unix socket: removed at the end, unless another process has put its own there meanwhile.
 struct SocketFile {
     path: PathBuf,
-    /// `None`: made by somebody else, not ours to remove.
-    inode: Option<u64>,
+    inode: u64,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| Some(found.ino()) == self.inode);
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode);
         if ours {
             // Nothing can be done about a failure, and the next start removes it as stale.
             let _ = std::fs::remove_file(&self.path);

@@ -4,10 +4,10 @@ use pgsteer::demo::process::Signal;
 use tokio::process::Command;
 
 use crate::harness::drivers::{conninfo, psql};
-use crate::harness::eventually;
 use crate::harness::proxy::ProxySpec;
 use crate::harness::raw::{Raw, query};
 use crate::harness::scene::{Scene, scene};
+use crate::harness::{LIMIT, eventually};
 
 async fn console(scene: &Scene, command: &str) -> String {
     let conninfo = conninfo(&scene.proxy.console_config());
@@ -152,4 +152,30 @@ async fn a_drain_has_an_end() {
     }
     assert!(scene.proxy.wait_exit().await.unwrap().success());
     scene.primary_says(sleeping, "0").await;
+}
+
+/// What a service manager hears over its socket (sd_notify(3)).
+#[tokio::test]
+async fn a_service_manager_is_told_of_start_and_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let ports = pgsteer::demo::workspace::free_ports(3).unwrap();
+    let file = folder.path().join("proxy.toml");
+    let text = ProxySpec::to(vec![("127.0.0.1:1".to_owned(), 1)]).file(folder.path(), &ports);
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgsteer"));
+    command.arg("run").arg("-c").arg(&file).env("NOTIFY_SOCKET", &path).kill_on_drop(true);
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let told = async || {
+        let mut word = [0; 256];
+        let length = tokio::time::timeout(LIMIT, manager.recv(&mut word)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&word[..length]).into_owned()
+    };
+    assert_eq!(told().await.trim(), "READY=1");
+    let address = format!("127.0.0.1:{}", ports[0]);
+    assert!(tokio::net::TcpStream::connect(address).await.is_ok(), "ready means that clients can connect");
+    pgsteer::demo::process::send(Signal::Term, &[child.id().unwrap()]).unwrap();
+    assert_eq!(told().await.trim(), "STOPPING=1");
+    assert!(child.wait().await.unwrap().success());
 }
