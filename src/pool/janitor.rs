@@ -19,6 +19,8 @@ use crate::topology::{Health, NodeId, Role, Topology};
 const ROUND: Duration = Duration::from_millis(500);
 /// After a warm login failed at a node, the next try.
 const WARM_RETRY: Duration = Duration::from_secs(2);
+/// How long a secret that opened a backend outlives its refusal by another node: several times what reads tolerate of lag.
+const PROVEN: Duration = Duration::from_secs(10);
 
 /// Runs until the tasks are told to stop, then closes what is idle.
 pub(super) async fn run(registry: Arc<Registry>) {
@@ -148,9 +150,11 @@ impl Registry {
     fn warm_failed(&self, who: &Who, node: NodeId, error: &LeaseError) {
         if let Some(recipe) = locked(&self.recipes).get_mut(who) {
             recipe.not_before.insert(node, Instant::now() + WARM_RETRY);
-            // A wrong secret is not tried for ever: servers count failures, and people read logs.
+            // A wrong secret is not tried for ever: servers count failures, and people read logs. One that has just opened
+            // a backend elsewhere is right: this node has not replayed it yet.
             let refused = matches!(error, LeaseError::Server(error) if error.code.0.starts_with(b"28"));
-            if refused || matches!(error, LeaseError::Login(_)) {
+            let proven = recipe.made.elapsed() < PROVEN;
+            if (refused && !proven) || matches!(error, LeaseError::Login(_)) {
                 recipe.credentials = None;
             }
         }

@@ -23,6 +23,7 @@ use super::rows::BackendState;
 use crate::metrics::{Counter, Gauge, Latency};
 use crate::net::DialError;
 use crate::topology::{NodeId, Nudge, Topology};
+use crate::wire::error::SqlState;
 
 /// A place counted for a backend that is being opened.
 pub(super) struct Place {
@@ -111,6 +112,7 @@ impl Registry {
         credentials: &Arc<Credentials>,
         deadline: Instant,
     ) -> Result<Backend, LeaseError> {
+        let mut credentials = Arc::clone(credentials);
         loop {
             let (pool, grant) = self.turn(key, deadline).await?;
             match grant {
@@ -123,13 +125,30 @@ impl Registry {
                 }
                 Grant::Open => {
                     let place = Place::new(self, pool);
-                    let mut backend = self.open(place, key, credentials, deadline).await?;
-                    backend.set_state(BackendState::Active);
-                    self.hold(&mut backend);
-                    return Ok(backend);
+                    match self.open(place, key, &credentials, deadline).await {
+                        Ok(mut backend) => {
+                            backend.set_state(BackendState::Active);
+                            self.hold(&mut backend);
+                            return Ok(backend);
+                        }
+                        Err(error) => credentials = self.other_credentials(&key.user, &credentials, error)?,
+                    }
                 }
             }
         }
+    }
+
+    /// A password is changed under sessions that have long proven who they are, and a standby learns of it a little
+    /// later: what has opened a backend for the same user last is tried too.
+    fn other_credentials(
+        &self,
+        user: &str,
+        refused: &Arc<Credentials>,
+        error: LeaseError,
+    ) -> Result<Arc<Credentials>, LeaseError> {
+        let stale = matches!(&error, LeaseError::Server(error) if error.code == SqlState::INVALID_PASSWORD);
+        let other = stale.then(|| locked(&self.recipes).supersede(user, refused)).flatten();
+        other.ok_or(error)
     }
 
     /// The book's answer, waited for if need be.

@@ -108,6 +108,22 @@ impl Recipes {
         self.all.retain(keep);
     }
 
+    /// A node has refused these credentials: no recipe keeps them, and the latest others of the user are the way in, if
+    /// there are any.
+    pub(super) fn supersede(&mut self, user: &str, refused: &Arc<Credentials>) -> Option<Arc<Credentials>> {
+        let of_user = self.all.iter_mut().filter(|(who, _)| who.user == user);
+        let mut latest: Option<&Recipe> = None;
+        for (_, recipe) in of_user {
+            if recipe.credentials.as_ref().is_some_and(|have| Arc::ptr_eq(have, refused)) {
+                recipe.credentials = None;
+            }
+            if recipe.credentials.is_some() && latest.is_none_or(|latest| latest.made < recipe.made) {
+                latest = Some(recipe);
+            }
+        }
+        latest.and_then(|recipe| recipe.credentials.clone())
+    }
+
     /// Forgets how to log in as anybody.
     pub(super) fn forget_secrets(&mut self) {
         self.all.values_mut().for_each(|recipe| recipe.credentials = None);
@@ -117,6 +133,27 @@ impl Recipes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refused_credentials_give_way_to_the_latest_of_the_same_user() {
+        let mut recipes = Recipes::default();
+        let start = Instant::now();
+        let secrets: Vec<_> = (0..3).map(|_| Arc::new(Credentials::None)).collect();
+        for (age, (user, database)) in [("a", "old"), ("a", "new"), ("b", "newest")].into_iter().enumerate() {
+            let key = PoolKey {
+                node: NodeId(0),
+                database: database.into(),
+                user: user.into(),
+                set: StartupSet::default(),
+            };
+            let made = start + std::time::Duration::from_secs(age as u64);
+            recipes.learn(&key, &secrets[age], &Params::default(), 3, made);
+        }
+        let latest = recipes.supersede("a", &secrets[0]).unwrap();
+        assert!(Arc::ptr_eq(&latest, &secrets[1]));
+        assert!(recipes.supersede("a", &latest).is_none(), "each is tried once");
+        assert_eq!(recipes.iter().filter(|(_, recipe)| recipe.credentials.is_some()).count(), 1);
+    }
 
     #[test]
     fn sets_per_user_are_bounded() {

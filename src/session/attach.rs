@@ -245,7 +245,11 @@ impl Session {
         match error {
             error if error.is_node_trouble() => Ok(Attempt::Retry),
             LeaseError::Server(refusal) => {
-                let error = PgError::error(refusal.code, refusal.view().message());
+                let mut error = PgError::error(refusal.code, refusal.view().message());
+                if error.code == SqlState::INVALID_PASSWORD {
+                    error = error
+                        .with_hint("The password was changed after this session logged in: connect again.");
+                }
                 Err(NoBackend::RefusedByServer(error, refusal.frame))
             }
             LeaseError::Login(error) => Err(NoBackend::Refused(error)),

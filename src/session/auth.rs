@@ -71,7 +71,7 @@ pub async fn authenticate(
         Some(hba::Method::Cert) => login.certificate(),
         Some(hba::Method::Md5) => login.md5().await,
         Some(hba::Method::Password) => login.password().await,
-        Some(hba::Method::ScramSha256) => login.scram_or_password_of_settings().await,
+        Some(hba::Method::ScramSha256) => login.scram_at_once().await,
     }
 }
 
@@ -113,18 +113,9 @@ impl Exchange<'_> {
 
     /// 28P01 in the server's words, whatever was wrong.
     fn denied(&self, known: bool) -> AuthError {
-        // The cached secret may be older than the user's new password.
-        self.ctx.verifiers.forget(self.user);
         let counter = if known { Counter::LoginPassword } else { Counter::LoginUnknownUser };
         let text = format!("password authentication failed for user \"{}\"", self.user);
         AuthError::new(counter, PgError::fatal(SqlState::INVALID_PASSWORD, text))
-    }
-
-    async fn secret(&self) -> Result<Option<UserSecret>, AuthError> {
-        self.ctx.verifiers.lookup(self.user).await.map_err(|error: LookupError| {
-            let told = PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "cannot look up the user's secret now");
-            AuthError::new(Counter::LoginLookup, told.with_detail(error.told()))
-        })
     }
 
     fn certificate(self) -> Result<Arc<Credentials>, AuthError> {
@@ -182,7 +173,7 @@ impl Exchange<'_> {
     }
 
     async fn password(mut self) -> Result<Arc<Credentials>, AuthError> {
-        let secret = self.secret().await?;
+        let secret = secret_of(self.ctx, self.user).await?;
         let given = self.ask_password().await?;
         let fits = match secret.clone() {
             Some(UserSecret::Password(password)) => password == given,
@@ -202,7 +193,7 @@ impl Exchange<'_> {
 
     /// md5, unless the user's secret is a SCRAM verifier: then SCRAM, as in PostgreSQL.
     async fn md5(mut self) -> Result<Arc<Credentials>, AuthError> {
-        let secret = self.secret().await?;
+        let secret = secret_of(self.ctx, self.user).await?;
         let stored = match &secret {
             Some(UserSecret::Scram(_)) | None => return self.scram(secret).await,
             Some(UserSecret::Md5(stored)) => stored.to_string(),
@@ -221,12 +212,22 @@ impl Exchange<'_> {
         }
     }
 
-    async fn scram_or_password_of_settings(self) -> Result<Arc<Credentials>, AuthError> {
-        let secret = self.secret().await?;
-        self.scram(secret).await
+    /// The user is looked up while the client answers the first question, which is the same for everybody.
+    async fn scram_at_once(mut self) -> Result<Arc<Credentials>, AuthError> {
+        let (secret, first) = tokio::join!(secret_of(self.ctx, self.user), self.scram_first());
+        self.scram_last(secret?, first?).await
     }
 
     async fn scram(mut self, secret: Option<UserSecret>) -> Result<Arc<Credentials>, AuthError> {
+        let first = self.scram_first().await?;
+        self.scram_last(secret, first).await
+    }
+
+    async fn scram_last(
+        mut self,
+        secret: Option<UserSecret>,
+        first: SaslFirst,
+    ) -> Result<Arc<Credentials>, AuthError> {
         let (verifier, known) = match secret {
             Some(UserSecret::Scram(verifier)) => ((*verifier).clone(), true),
             Some(UserSecret::Password(password)) => {
@@ -236,7 +237,7 @@ impl Exchange<'_> {
             // An md5 secret cannot answer SCRAM; a server runs a mock exchange then, too.
             Some(UserSecret::Md5(_)) | None => (self.ctx.verifiers.mock(self.user), false),
         };
-        let (server, reply) = self.scram_first(verifier).await?;
+        let (server, reply) = first.against(verifier)?;
         let mut message = Vec::new();
         encode::auth_sasl_continue(&mut message, &reply);
         let answer = self.ask(&message).await?;
@@ -258,20 +259,32 @@ impl Exchange<'_> {
     }
 
     /// Offers the mechanisms and takes the client's first message.
-    async fn scram_first(&mut self, verifier: Verifier) -> Result<(Server, Vec<u8>), AuthError> {
+    async fn scram_first(&mut self) -> Result<SaslFirst, AuthError> {
         let end_point = self.stream.tls_info().and_then(|info| info.end_point);
         let mut message = Vec::new();
         match end_point {
             Some(_) => encode::auth_sasl(&mut message, &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]),
             None => encode::auth_sasl(&mut message, &["SCRAM-SHA-256"]),
         }
-        let body = self.ask(&message).await?;
+        Ok(SaslFirst { body: self.ask(&message).await?, end_point })
+    }
+}
+
+/// A client's SASLInitialResponse and what its connection can be bound to.
+struct SaslFirst {
+    body: Vec<u8>,
+    end_point: Option<Vec<u8>>,
+}
+
+impl SaslFirst {
+    /// The exchange with that verifier, and our challenge.
+    fn against(&self, verifier: Verifier) -> Result<(Server, Vec<u8>), AuthError> {
         let violation = |text: &str| {
             AuthError::new(Counter::ViolationClient, PgError::fatal(SqlState::PROTOCOL_VIOLATION, text))
         };
         let (mechanism, data) =
-            initial_response(&body).ok_or_else(|| violation("malformed SASL response"))?;
-        let offer = match (mechanism, &end_point) {
+            initial_response(&self.body).ok_or_else(|| violation("malformed SASL response"))?;
+        let offer = match (mechanism, &self.end_point) {
             (b"SCRAM-SHA-256-PLUS", Some(hash)) => Offer::Plus(hash),
             (b"SCRAM-SHA-256", Some(_)) => Offer::PlainButBindable,
             (b"SCRAM-SHA-256", None) => Offer::Plain,
@@ -281,6 +294,13 @@ impl Exchange<'_> {
         random(&mut nonce)?;
         Server::first(data, verifier, &nonce, offer).map_err(|error| violation(&error.to_string()))
     }
+}
+
+async fn secret_of(ctx: &Context, user: &str) -> Result<Option<UserSecret>, AuthError> {
+    ctx.verifiers.lookup(user).await.map_err(|error: LookupError| {
+        let told = PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "cannot look up the user's secret now");
+        AuthError::new(Counter::LoginLookup, told.with_detail(error.told()))
+    })
 }
 
 /// Mechanism and data of a SASLInitialResponse.

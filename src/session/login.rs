@@ -308,10 +308,6 @@ impl Session {
             NoBackend::End(end) => end,
             NoBackend::Refused(error) => End::Told(PgError { severity: Severity::Fatal, ..error }),
             NoBackend::RefusedByServer(error, bytes) => {
-                if error.code == SqlState::INVALID_PASSWORD {
-                    // The key we have does not open the server: its secret has changed since we fetched it.
-                    self.ctx.verifiers.forget(&self.login.user);
-                }
                 info!(
                     user = self.login.user,
                     database = self.login.database,

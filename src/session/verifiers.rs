@@ -1,8 +1,9 @@
 //! What the proxy knows of a user's secret: from the settings, or fetched from the cluster by `auth.query` and kept.
 //!
-//! In: user names from logins. Out: a secret, or that there is no such user. Look-ups run one after the other on the
-//! control runtime, over one connection; logins wait for their answer. Limits: `auth.cache_size` entries,
-//! `auth.cache_lifetime`. Must not know how the client proves that it knows the secret.
+//! In: user names from logins. Out: a secret, or that there is no such user. Every login asks the cluster, so that a
+//! changed password counts at once; logins that come while a query is under way share the next one. Look-ups run on the
+//! control runtime, over one connection. Limits: `auth.cache_size` entries, `auth.cache_lifetime`. Must not know how the
+//! client proves that it knows the secret.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -22,7 +23,7 @@ use crate::net::client;
 use crate::net::tls::ServerTlsContext;
 use crate::scram::md5;
 use crate::scram::verifier::Verifier;
-use crate::topology::{Health, NodeId, Role, Store};
+use crate::topology::{Health, NodeId, NodeView, Role, Store, Topology};
 
 /// Look-ups that may wait at the same time; more logins are told to come back.
 const QUEUE: usize = 1024;
@@ -30,6 +31,12 @@ const QUEUE: usize = 1024;
 const ITERATIONS: u32 = 4096;
 /// Longest wait of a login for a look-up.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same when a secret is kept from before: long enough for a busy server, short enough for a login in a failover.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Users asked for in one go.
+const BATCH: usize = 64;
+/// Tries of one batch.
+const ATTEMPTS: u32 = 2;
 
 /// A user's secret.
 #[derive(Clone)]
@@ -75,8 +82,8 @@ struct Request {
 }
 
 struct Cached {
-    secret: Option<UserSecret>,
-    until: Instant,
+    secret: UserSecret,
+    fetched: Instant,
 }
 
 /// The secrets of users, shared by all workers.
@@ -98,7 +105,16 @@ pub struct Lookups {
     tls: Arc<ServerTlsContext>,
     requests: mpsc::Receiver<Request>,
     metrics: Arc<Metrics>,
-    connection: Option<(NodeId, tokio_postgres::Client)>,
+    connection: Option<Connection>,
+}
+
+/// Where look-ups are asked, with `auth.query` prepared.
+struct Connection {
+    node: NodeId,
+    client: tokio_postgres::Client,
+    statement: tokio_postgres::Statement,
+    /// With what it was made: after a reload there is another.
+    settings: Arc<Settings>,
 }
 
 impl Verifiers {
@@ -152,7 +168,8 @@ impl Verifiers {
         Ok(verifier)
     }
 
-    /// The secret of `user`; `None` when there is no such user or it has no password.
+    /// The secret of `user` as the cluster holds it now; `None` when there is no such user or it has no password. A secret
+    /// kept from before counts only while no server answers, and for `auth.cache_lifetime` at most.
     pub async fn lookup(&self, user: &str) -> Answer {
         let settings = self.settings.load_full();
         if let Some(known) = settings.auth.user(user) {
@@ -165,28 +182,24 @@ impl Verifiers {
         if settings.auth.source != crate::config::AuthSource::Query {
             return Ok(None);
         }
-        if let Some(secret) = self.cached(user, Some(Instant::now())) {
-            self.metrics.count(Counter::AuthCached);
-            return Ok(secret);
-        }
-        let answer = self.ask(user).await;
-        match &answer {
-            Ok(secret) => self.keep(user, secret.clone(), settings.auth.cache_lifetime),
+        let kept = self.kept(user, settings.auth.cache_lifetime);
+        let wait = if kept.is_some() { REFRESH_TIMEOUT } else { LOOKUP_TIMEOUT };
+        match (self.ask(user, wait).await, kept) {
+            (Ok(secret), _) => {
+                self.keep(user, secret.as_ref());
+                Ok(secret)
+            }
             // No server can be asked: what was known last still counts, so that logins outlive a failover.
-            Err(error) => {
+            (Err(_), Some(secret)) => {
+                self.metrics.count(Counter::AuthCached);
+                Ok(Some(secret))
+            }
+            (Err(error), None) => {
                 self.metrics.count(Counter::AuthFailed);
-                if let Some(secret) = self.cached(user, None) {
-                    return Ok(secret);
-                }
                 warn!(user, %error, "cannot look up a user's secret");
+                Err(error)
             }
         }
-        answer
-    }
-
-    /// Forgets a secret that turned out to be old.
-    pub fn forget(&self, user: &str) {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).pop(user);
     }
 
     /// Forgets everything, after a reload.
@@ -194,110 +207,148 @@ impl Verifiers {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    #[expect(clippy::option_option, reason = "not known, or known not to exist")]
-    fn cached(&self, user: &str, fresh_at: Option<Instant>) -> Option<Option<UserSecret>> {
+    fn kept(&self, user: &str, lifetime: Duration) -> Option<UserSecret> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let cached = cache.get(user)?;
-        fresh_at.is_none_or(|now| now < cached.until).then(|| cached.secret.clone())
+        cache
+            .get(user)
+            .filter(|cached| cached.fetched.elapsed() < lifetime)
+            .map(|cached| cached.secret.clone())
     }
 
-    fn keep(&self, user: &str, secret: Option<UserSecret>, lifetime: Duration) {
-        // A user that does not exist may be created any moment.
-        let lifetime = if secret.is_some() { lifetime } else { lifetime.min(Duration::from_secs(1)) };
-        let cached = Cached { secret, until: Instant::now() + lifetime };
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).put(user.to_owned(), cached);
+    /// Names that do not exist are not kept: whoever tries many would push out those that do.
+    fn keep(&self, user: &str, secret: Option<&UserSecret>) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        match secret {
+            Some(secret) => {
+                let cached = Cached { secret: secret.clone(), fetched: Instant::now() };
+                cache.put(user.to_owned(), cached);
+            }
+            None => drop(cache.pop(user)),
+        }
     }
 
-    async fn ask(&self, user: &str) -> Answer {
+    /// The answer of a query that begins after this call.
+    async fn ask(&self, user: &str, wait: Duration) -> Answer {
         let (reply, answer) = oneshot::channel();
         let request = Request { user: user.to_owned(), reply };
         let asked = async {
             self.requests.send(request).await.map_err(|_| LookupError::Overloaded)?;
             answer.await.map_err(|_| LookupError::Overloaded)?
         };
-        tokio::time::timeout(LOOKUP_TIMEOUT, asked).await.unwrap_or(Err(LookupError::Overloaded))
+        tokio::time::timeout(wait, asked).await.unwrap_or(Err(LookupError::Overloaded))
     }
 }
 
 impl Lookups {
-    /// Answers look-ups until all askers are gone. `spawn` runs a connection's driver.
+    /// Answers look-ups until all askers are gone.
     pub async fn run(mut self, tasks: crate::drain::Tasks) {
+        let mut batch = Vec::new();
         loop {
-            let request = tokio::select! {
+            let count = tokio::select! {
                 () = tasks.stopping() => return,
-                request = self.requests.recv() => request,
+                count = self.requests.recv_many(&mut batch, BATCH) => count,
             };
-            let Some(request) = request else { return };
-            if request.reply.is_closed() {
-                continue;
+            if count == 0 {
+                return;
             }
-            let answer = tokio::time::timeout(LOOKUP_TIMEOUT, self.answer(&request.user, &tasks)).await;
-            let answer = answer.unwrap_or_else(|_| {
-                self.connection = None;
-                Err(LookupError::Overloaded)
-            });
-            // The login may have given up meanwhile.
-            let _ = request.reply.send(answer);
+            let mut waiting: HashMap<String, Vec<oneshot::Sender<Answer>>> = HashMap::new();
+            for Request { user, reply } in batch.drain(..).filter(|request| !request.reply.is_closed()) {
+                waiting.entry(user).or_default().push(reply);
+            }
+            self.serve(waiting, &tasks).await;
         }
     }
 
-    async fn answer(&mut self, user: &str, tasks: &crate::drain::Tasks) -> Answer {
-        self.connect(tasks).await?;
-        let Some((_, connection)) = self.connection.as_ref() else { return Err(LookupError::NoNode) };
+    /// Asks once for each user, however many logins wait for it.
+    async fn serve(
+        &mut self,
+        waiting: HashMap<String, Vec<oneshot::Sender<Answer>>>,
+        tasks: &crate::drain::Tasks,
+    ) {
+        let (users, askers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        let answers = match tokio::time::timeout(LOOKUP_TIMEOUT, self.answers(&users, tasks)).await {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(error)) => vec![Err(error); users.len()],
+            Err(_) => {
+                self.connection = None;
+                vec![Err(LookupError::Overloaded); users.len()]
+            }
+        };
+        for (answer, askers) in answers.into_iter().zip(askers) {
+            for asker in askers {
+                // The login may have given up meanwhile.
+                let _ = asker.send(answer.clone());
+            }
+        }
+    }
+
+    /// One answer for each user, or the reason why nobody can be asked. A connection may have broken unnoticed, so a
+    /// failure is tried once more; a node that is not the best one any more is not waited for.
+    async fn answers(
+        &mut self,
+        users: &[String],
+        tasks: &crate::drain::Tasks,
+    ) -> Result<Vec<Answer>, LookupError> {
+        let store = Arc::clone(&self.store);
+        let mut changes = store.subscribe();
+        let mut failures = 0;
+        loop {
+            let node = best_node(&store.load()).ok_or(LookupError::NoNode)?;
+            let moved =
+                async { while best_node(&store.load()) == Some(node) && changes.changed().await.is_ok() {} };
+            let answers = tokio::select! {
+                biased;
+                answers = self.ask(node, users, tasks) => answers,
+                () = moved => {
+                    self.connection = None;
+                    continue;
+                }
+            };
+            let failed = answers.as_ref().map_or(true, |answers| answers.iter().any(Result::is_err));
+            if !failed {
+                return answers;
+            }
+            self.connection = None;
+            failures += 1;
+            if failures == ATTEMPTS {
+                return answers;
+            }
+        }
+    }
+
+    async fn ask(
+        &mut self,
+        node: NodeId,
+        users: &[String],
+        tasks: &crate::drain::Tasks,
+    ) -> Result<Vec<Answer>, LookupError> {
         let settings = self.settings.load_full();
-        let rows = match connection.query(settings.auth.query.as_str(), &[&user]).await {
-            Ok(rows) => rows,
-            Err(error) if is_missing(&error) => connection
-                .query(CATALOGUE_QUERY, &[&user])
-                .await
-                .map_err(|second| self.failed(&error, Some(&second)))?,
-            Err(error) => {
-                let failed = self.failed(&error, None);
-                self.connection = None;
-                return Err(failed);
-            }
+        let usable = |one: &Connection| {
+            one.node == node && !one.client.is_closed() && Arc::ptr_eq(&one.settings, &settings)
         };
-        self.metrics.count(Counter::AuthFetched);
-        let Some(row) = rows.first() else { return Ok(None) };
-        // One column is the secret; of more, the first is the name.
-        let column = usize::from(row.len() > 1);
-        let text: Option<&str> =
-            row.try_get(column).map_err(|error| LookupError::Failed(error.to_string()))?;
-        Ok(text.and_then(|text| parse_secret(user, text)))
-    }
-
-    fn failed(&self, error: &tokio_postgres::Error, second: Option<&tokio_postgres::Error>) -> LookupError {
-        let words = |error: &tokio_postgres::Error| match error.as_db_error() {
-            Some(error) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),
-            None => error.to_string(),
-        };
-        let query = &self.settings.load().auth.query;
-        let mut text = format!("auth.query `{query}` failed: {}", words(error));
-        if let Some(second) = second {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "; pg_authid: {}", words(second));
+        if !self.connection.as_ref().is_some_and(usable) {
+            self.connection = Some(self.connect(node, settings, tasks).await?);
         }
-        LookupError::Failed(text)
+        let Some(Connection { client, statement, settings, .. }) = self.connection.as_ref() else {
+            return Err(LookupError::NoNode);
+        };
+        let query = settings.auth.query.as_str();
+        let one = async |user: &String| {
+            let rows = client.query(statement, &[user]).await.map_err(|error| failed(query, &error, None))?;
+            self.metrics.count(Counter::AuthFetched);
+            read_secret(user, rows.first())
+        };
+        // All in one packet: the driver sends what is asked before the first answer is there.
+        Ok(futures_util::future::join_all(users.iter().map(one)).await)
     }
 
-    /// Makes sure there is a connection to the best node: the primary, else a standby that serves reads, else any that
-    /// answers (roles change seldom).
-    async fn connect(&mut self, tasks: &crate::drain::Tasks) -> Result<(), LookupError> {
+    async fn connect(
+        &self,
+        node: NodeId,
+        settings: Arc<Settings>,
+        tasks: &crate::drain::Tasks,
+    ) -> Result<Connection, LookupError> {
         let topology = self.store.load();
-        let standby = || topology.read_nodes().next().map(|node| node.id);
-        let any = || {
-            topology
-                .nodes
-                .iter()
-                .find(|node| node.role == Role::Standby && node.health == Health::Up)
-                .map(|n| n.id)
-        };
-        let node = topology.writable_primary().or_else(standby).or_else(any).ok_or(LookupError::NoNode)?;
-        if self.connection.as_ref().is_some_and(|(at, client)| *at == node && !client.is_closed()) {
-            return Ok(());
-        }
-        self.connection = None;
-        let settings = self.settings.load_full();
         let spec = topology.node(node).map(|view| Arc::clone(&view.spec)).ok_or(LookupError::NoNode)?;
         let login = client::Login {
             user: &settings.auth.query_user,
@@ -313,9 +364,45 @@ impl Lookups {
             // Its end shows in the client half; nothing else is to be known.
             let _ = connection.await;
         });
-        self.connection = Some((node, client));
-        Ok(())
+        let query = settings.auth.query.as_str();
+        let statement = match client.prepare(query).await {
+            Ok(statement) => statement,
+            Err(error) if is_missing(&error) => client
+                .prepare(CATALOGUE_QUERY)
+                .await
+                .map_err(|second| failed(query, &error, Some(&second)))?,
+            Err(error) => return Err(failed(query, &error, None)),
+        };
+        Ok(Connection { node, client, statement, settings })
     }
+}
+
+/// The primary, else a standby that serves reads, else any that answers (roles change seldom).
+fn best_node(topology: &Topology) -> Option<NodeId> {
+    let reads = || topology.read_nodes().next().map(|node| node.id);
+    let up = |node: &&NodeView| node.role == Role::Standby && node.health == Health::Up;
+    topology.writable_primary().or_else(reads).or_else(|| topology.nodes.iter().find(up).map(|node| node.id))
+}
+
+fn failed(query: &str, error: &tokio_postgres::Error, second: Option<&tokio_postgres::Error>) -> LookupError {
+    let words = |error: &tokio_postgres::Error| match error.as_db_error() {
+        Some(error) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),
+        None => error.to_string(),
+    };
+    let mut text = format!("auth.query `{query}` failed: {}", words(error));
+    if let Some(second) = second {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; pg_authid: {}", words(second));
+    }
+    LookupError::Failed(text)
+}
+
+fn read_secret(user: &str, row: Option<&tokio_postgres::Row>) -> Answer {
+    let Some(row) = row else { return Ok(None) };
+    // One column is the secret; of more, the first is the name.
+    let column = usize::from(row.len() > 1);
+    let text: Option<&str> = row.try_get(column).map_err(|error| LookupError::Failed(error.to_string()))?;
+    Ok(text.and_then(|text| parse_secret(user, text)))
 }
 
 /// For a superuser, when the function has not been made.

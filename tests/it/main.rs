@@ -17,6 +17,7 @@ mod harness_self;
 mod lag;
 mod limits;
 mod operate;
+mod passwords;
 mod protocol;
 mod readers;
 mod sessions;
