@@ -47,6 +47,8 @@ pub struct Backend {
     pub cancel_key: Vec<u8>,
     /// ParameterStatus as after login and after every reset.
     pub params: Params,
+    /// It has waited in the pool since it logged in, and its role may have been renamed or dropped meanwhile.
+    pub reused: bool,
     /// The gate for cancel requests during this lease.
     pub cancels: Arc<CancelGate>,
     /// Reported values that differ from `params` now.
@@ -77,6 +79,11 @@ impl Backend {
     /// The value of a reported parameter now.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.drift.get(name).or_else(|| self.params.get(name))
+    }
+
+    /// The name of its role at the login, as the server told it.
+    pub fn login_name(&self) -> Option<&str> {
+        self.params.get("session_authorization")
     }
 
     pub(super) fn set_state(&self, state: BackendState) {

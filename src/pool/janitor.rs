@@ -65,6 +65,11 @@ impl Registry {
         }
     }
 
+    /// Closes what is idle in one pool: its role is no longer who it was.
+    pub fn dismiss_idle(self: &Arc<Self>, of: &PoolKey) {
+        self.close_idle(Counter::BackendDirty, |key, _, _| key == of);
+    }
+
     /// Closes the idle backends for which `judge` says so.
     fn close_idle(
         self: &Arc<Self>,

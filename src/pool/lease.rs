@@ -189,6 +189,7 @@ impl Registry {
             backend.home = here;
         }
         backend.cancels = Arc::new(CancelGate::default());
+        backend.reused = true;
         backend.set_state(BackendState::Active);
         self.hold(&mut backend);
         Some(backend)
@@ -299,6 +300,7 @@ impl Registry {
             pid,
             cancel_key,
             params,
+            reused: false,
             cancels: Arc::new(CancelGate::default()),
             drift: Params::default(),
             info,

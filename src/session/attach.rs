@@ -45,6 +45,8 @@ impl From<End> for NoBackend {
 /// What one attempt at a node led to.
 enum Attempt {
     Attached,
+    /// Another attempt is sure to come further.
+    Again,
     /// Another attempt may do better.
     Retry,
 }
@@ -89,7 +91,7 @@ impl Session {
                 Ok(())
             }
             Err(RestoreError::Refused(_)) => Ok(()),
-            Err(RestoreError::Lost) => self.settle_loss(),
+            Err(RestoreError::Lost | RestoreError::Stranger) => self.settle_loss(),
         }
     }
 
@@ -118,6 +120,7 @@ impl Session {
             match self.target(&topology) {
                 Ok(target) => match self.try_node(target, &topology, deadline).await? {
                     Attempt::Attached => return Ok(()),
+                    Attempt::Again => continue,
                     Attempt::Retry => pause = Instant::now() + RETRY_PAUSE,
                 },
                 Err(Refusal::NoStandby) if !self.may_wait_for_standby() => {
@@ -279,6 +282,12 @@ impl Session {
             self.ctx.registry.release(backend, Verdict::Close);
             return Ok(Attempt::Retry);
         }
+        if let Err(RestoreError::Stranger) = restored {
+            // The others that wait in its pool have logged in as the same role.
+            self.ctx.registry.dismiss_idle(&backend.key);
+            self.ctx.registry.release(backend, Verdict::Close);
+            return Ok(Attempt::Again);
+        }
         let node = topology.node(target.node());
         let on_primary = topology.primary == Some(target.node());
         let was_standby = self.state.hot_standby == Some(true);
@@ -299,7 +308,7 @@ impl Session {
         });
         match restored {
             Err(RestoreError::Refused(error)) => Err(NoBackend::Refused(error)),
-            Err(RestoreError::Lost) => Ok(Attempt::Retry),
+            Err(RestoreError::Lost | RestoreError::Stranger) => Ok(Attempt::Retry),
             Ok(changed) => {
                 // A login tells all parameters at its end; later the client is told what is new under it.
                 for (name, value) in changed.iter().filter(|_| !self.logging_in) {

@@ -26,10 +26,15 @@ pub enum RestoreError {
     /// The server refused a setting; the client must know.
     #[error("{0}")]
     Refused(PgError),
+    /// The backend's role has been renamed or dropped since it logged in; whoever has its name now is somebody else.
+    #[error("the backend's role is no longer the user's")]
+    Stranger,
 }
 
 /// What one message of ours was for, in the order they were sent.
 enum Step {
+    /// Always the first.
+    Identity,
     Setting,
     Replay(Replay),
     Statement(Vec<u8>),
@@ -57,11 +62,17 @@ pub async fn restore(
                     state.params.forget(replay);
                     refused.get_or_insert(error);
                 }
+                // A dropped role has no name.
+                Some(Step::Identity) => return Err(RestoreError::Stranger),
                 Some(Step::Setting) => drop(refused.get_or_insert(error)),
                 // Its use will get the server's own answer.
                 Some(Step::Statement(name)) => state.prepared.remove(name),
                 None => {}
             }
+        }
+        let asked = matches!(steps.first(), Some(Step::Identity));
+        if asked && reported.name.as_deref() != backend.login_name().map(str::as_bytes) {
+            return Err(RestoreError::Stranger);
         }
     }
     state.hot_standby =
@@ -91,6 +102,10 @@ pub async fn set_name(
 fn plan(backend: &Backend, state: &State) -> (Vec<u8>, Vec<Step>) {
     let mut bytes = Vec::new();
     let mut steps = Vec::new();
+    if backend.reused && backend.login_name().is_some() {
+        encode::query(&mut bytes, "SELECT session_user");
+        steps.push(Step::Identity);
+    }
     let wanted: Vec<(&str, &str)> = state
         .params
         .settable()
@@ -139,6 +154,8 @@ fn literal(text: &str) -> String {
 struct Reported {
     values: Vec<(String, String)>,
     hot_standby: Option<bool>,
+    /// What the first step's row says.
+    name: Option<Vec<u8>>,
     /// The client is in a transaction block, and must stay in it.
     in_block: bool,
 }
@@ -197,6 +214,7 @@ fn take(
                 reported.note(name, value);
             }
         }
+        b'D' if segment == 0 => reported.name = only_column(frame.body).map(<[u8]>::to_vec),
         b'E' => {
             let view = ErrorView::new(frame.body);
             if view.ends_connection() {
@@ -210,6 +228,13 @@ fn take(
         _ => {}
     }
     Ok(())
+}
+
+/// The value in a DataRow of one column.
+fn only_column(body: &[u8]) -> Option<&[u8]> {
+    let (_count, rest) = body.split_first_chunk::<2>()?;
+    let (len, value) = rest.split_first_chunk::<4>()?;
+    value.get(..usize::try_from(i32::from_be_bytes(*len)).ok()?)
 }
 
 fn refusal(view: &ErrorView<'_>) -> PgError {

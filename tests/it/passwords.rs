@@ -1,11 +1,11 @@
-//! Passwords that change while clients are there.
+//! Passwords and roles that change while clients are there.
 
 use pgsteer::demo::node::Promote;
 
-use crate::harness::LIMIT;
 use crate::harness::drivers::{connect, sqlstate};
-use crate::harness::raw::Raw;
+use crate::harness::raw::{Raw, terminate};
 use crate::harness::scene::{Scene, scene};
+use crate::harness::{LIMIT, eventually};
 
 async fn run(scene: &Scene, sql: &str) {
     scene.cluster.n(0).sql().await.unwrap().run(sql).await.unwrap();
@@ -116,4 +116,63 @@ async fn caught_up(scene: &Scene) {
     let sql = "SELECT rolpassword FROM pg_authid WHERE rolname = 'changing'";
     let wanted = scene.cluster.n(0).one(sql).await.unwrap();
     scene.cluster.n(1).wait_for(sql, &wanted, LIMIT).await.unwrap();
+}
+
+/// What a session of that name is to the server.
+const WHO: &str = "SELECT session_user || ' ' || (current_user::regrole::oid = session_user::regrole::oid) || ' ' || \
+     (SELECT usesysid = 'changing'::regrole::oid FROM pg_stat_activity WHERE pid = pg_backend_pid())";
+
+#[tokio::test]
+async fn a_pooled_backend_does_not_outlive_its_role() {
+    let scene = scene(0, |spec| {
+        spec.tables("[[auth.rule]]\nuser = \"changing\"\nmethod = \"trust\"\n[[auth.rule]]\nmethod = \"scram-sha-256\"")
+            .tables("[[auth.user]]\nname = \"changing\"\npassword = \"word\"");
+    })
+    .await;
+    let changes = [
+        "ALTER ROLE changing RENAME TO former; CREATE ROLE changing LOGIN PASSWORD 'word'",
+        "DROP ROLE changing; CREATE ROLE changing LOGIN PASSWORD 'word'",
+    ];
+    run(&scene, "CREATE ROLE changing LOGIN PASSWORD 'word'").await;
+    for change in changes {
+        // Two wait in the pool: the first to be taken tells of both.
+        let mut both = [raw(&scene, "word").await, raw(&scene, "word").await];
+        let pids = [both[0].pid, both[1].pid];
+        for session in &mut both {
+            assert_eq!(session.value(WHO).await, "changing true true");
+            session.send(&terminate()).await;
+            session.end().await;
+        }
+        let idle = "SELECT count(*)::text FROM pg_stat_activity WHERE usename = 'changing' AND state = 'idle' \
+             AND query = 'DISCARD ALL'";
+        scene.primary_says(idle, "2").await;
+        // Nothing has changed yet: they are taken again.
+        let again = raw(&scene, "word").await;
+        assert!(pids.contains(&again.pid), "an unchanged role keeps its backends");
+        drop(again);
+        scene.primary_says(idle, "2").await;
+        run(&scene, change).await;
+        let mut session = raw(&scene, "word").await;
+        assert_eq!(session.value(WHO).await, "changing true true");
+        let mut second = raw(&scene, "word").await;
+        assert_eq!(second.value(WHO).await, "changing true true");
+        assert!(!pids.contains(&session.pid) && !pids.contains(&second.pid));
+        session.send(&terminate()).await;
+        second.send(&terminate()).await;
+        eventually("the backends of the former role to be closed", async || {
+            scene
+                .cluster
+                .n(0)
+                .one(
+                    "SELECT count(*)::text FROM pg_stat_activity WHERE datname = 'app' \
+                 AND usename IS DISTINCT FROM 'changing' AND usename IS DISTINCT FROM 'pgsteer' \
+                 AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
+                )
+                .await
+                .unwrap()
+                == "0"
+        })
+        .await;
+    }
+    scene.finish().await;
 }
