@@ -193,7 +193,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             login_timeout: MINUTE,
-            max_logins_per_address: 100,
+            max_logins_per_address: 1000,
             max_startup_packet: 10_000,
             drain_timeout: Duration::from_secs(30),
             client_write_timeout: MINUTE,

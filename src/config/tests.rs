@@ -138,14 +138,13 @@ fn nodes_as_blocks() {
         address = "10.0.0.1"
         name = "a"
         weight = 250
-        zone = "z1"
         replication_address = "10.1.0.1"
         [[cluster.node]]
         address = "/run/postgresql:5433"
     "#;
     let nodes = good(text).cluster.nodes;
     let first = &nodes[0];
-    assert_eq!((first.name.as_str(), first.weight, first.zone.as_deref()), ("a", 250, Some("z1")));
+    assert_eq!((first.name.as_str(), first.weight), ("a", 250));
     assert_eq!(first.replication_address.as_deref(), Some("10.1.0.1"));
     assert!(nodes[1].address.is_unix());
     assert_eq!(nodes[1].name, "/run/postgresql:5433");
@@ -250,7 +249,7 @@ fn the_environment_overrides_the_file() {
         ("PGSTEER__CLUSTER__TLS__MODE", "off"),
         ("PGSTEER__CLUSTER__MONITOR__PASSWORD", "from env"),
         ("PGSTEER__LISTEN", "0.0.0.0:6432,/run/pgsteer"),
-        ("PGSTEER__RETRY__READS", "false"),
+        ("PGSTEER__RETRY__READS", "true"),
         ("PGSTEER__CLUSTER__SYSTEM_IDENTIFIER", "7301234567890123456"),
         ("PGSTEER_LOG", "is not ours"),
         ("HOME", "/root"),
@@ -263,7 +262,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(settings.cluster.tls.mode, TlsMode::Off);
     assert_eq!(settings.cluster.monitor.password, Some(Secret::new("from env")));
     assert_eq!(settings.listen.len(), 2);
-    assert!(!settings.retry.reads);
+    assert!(settings.retry.reads);
     assert_eq!(settings.cluster.system_identifier, Some(7_301_234_567_890_123_456));
 }
 
@@ -281,6 +280,7 @@ fn mistakes_in_the_environment() {
         ("PGSTEER__POOL__SIZE", "many"),
         ("PGSTEER__POOL", "7"),
         ("PGSTEER__LISTEN__0__ADDRESS", "a:1"),
+        ("PGSTEER__RETRY__READS", "false"),
         ("PGSTEER__ADMIN__HTTP", "localhost:9632"),
     ];
     let found = read_with("[cluster]\nnodes = [\"a\"]", &environment).unwrap_err();
@@ -290,6 +290,7 @@ fn mistakes_in_the_environment() {
     environment PGSTEER__POOL: pool: is a block; set its options one by one, each with __ and its name behind it
     environment PGSTEER__POOL__SIEZ: pool.siez: no such option; did you mean "size"?
     environment PGSTEER__POOL__SIZE: pool.size: is the text "many"; write a whole number
+    environment PGSTEER__RETRY__READS: retry.reads: false is not available in this version; write true or leave the line out
     "#);
 }
 
@@ -419,9 +420,51 @@ fn nodes_that_contradict() {
     assert_snapshot!(errors("[cluster]\nnodes = []\n"), @r#"proxy.toml:2: cluster.nodes: is missing; list the servers below [cluster]: nodes = ["192.168.1.100:5432", "192.168.1.101:5432"]"#);
 }
 
+const NOT_BUILT: &str = r#"
+[[cluster.node]]
+address = "a"
+zone = "west"
+[auth]
+source = "passthrough"
+[pool]
+mode = "transaction"
+size = 1
+[route]
+split = "auto"
+consistency = "eventual"
+read_functions = ["f"]
+write_functions = ["g"]
+[retry]
+reads = false
+transactions = true
+resolve_commit = true
+listen = true
+[limits]
+client_write_timeout = "5s"
+"#;
+
+#[test]
+fn what_is_not_built_is_refused() {
+    assert_snapshot!(errors(NOT_BUILT), @r#"
+    proxy.toml:4: cluster.node[0].zone: a zone is not available in this version; leave the line out
+    proxy.toml:6: auth.source: "passthrough" is not available in this version; write "query" or "static"
+    proxy.toml:8: pool.mode: "transaction" is not available in this version; write "session" or leave the line out
+    proxy.toml:11: route.split: "auto" is not available in this version; write "declared" or "off"
+    proxy.toml:12: route.consistency: "eventual" is not available in this version; write "session" or leave the line out
+    proxy.toml:13: route.read_functions: a list of functions is not available in this version; write [] or leave the line out
+    proxy.toml:14: route.write_functions: a list of functions is not available in this version; write [] or leave the line out
+    proxy.toml:16: retry.reads: false is not available in this version; write true or leave the line out
+    proxy.toml:17: retry.transactions: true is not available in this version; write false or leave the line out
+    proxy.toml:18: retry.resolve_commit: true is not available in this version; write false or leave the line out
+    proxy.toml:19: retry.listen: true is not available in this version; write false or leave the line out
+    proxy.toml:21: limits.client_write_timeout: another time is not available in this version; write "1min" or leave the line out
+    "#);
+    let defaults = "[route]\nconsistency = \"session\"\nread_functions = []\n[retry]\nreads = true\n[limits]\nclient_write_timeout = \"60s\"\n[pool]\nsize = 1";
+    assert_eq!(read_with(&format!("[cluster]\nnodes = [\"a\"]\n{defaults}"), &[]).unwrap().settings.pool.warm, 1);
+}
+
 #[test]
 fn users_and_rules_that_contradict() {
-    assert_snapshot!(errors_in("[auth]\nsource = \"passthrough\"\n"), @r#"proxy.toml:4: auth.source: "passthrough" is not available in this version; write "query" or "static""#);
     assert_snapshot!(errors_in(r#"
 [auth]
 source = "static"

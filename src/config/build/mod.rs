@@ -17,6 +17,7 @@ use super::raw::Section;
 use super::settings::{
     Admin, Consistency, Limits, Log, LogFormat, Pool, PoolMode, Retry, Route, Settings, Split,
 };
+use super::units::format_duration;
 
 /// Durations that end on a timer: long enough to be meant, short enough to be added to a clock.
 const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(365 * 24);
@@ -86,7 +87,8 @@ fn pool(pool: &Section<'_>) -> Pool {
         reset_timeout: pool.duration("reset_timeout", d.reset_timeout, WAIT),
     };
     pool_fits(pool, &built);
-    built
+    // A small pool is no reason to ask for two lines.
+    Pool { warm: built.warm.min(built.size), ..built }
 }
 
 fn pool_fits(pool: &Section<'_>, built: &Pool) {
@@ -98,7 +100,7 @@ fn pool_fits(pool: &Section<'_>, built: &Pool) {
         );
         pool.error("size", text);
     }
-    if built.warm > built.size {
+    if built.warm > built.size && pool.has("warm") {
         let text = format!("is {}, more than a pool may hold (pool.size is {})", built.warm, built.size);
         pool.error("warm", format!("{text}; lower it"));
     }
@@ -112,12 +114,23 @@ fn route(route: &Section<'_>) -> Route {
         not_yet(route, "split", "\"auto\"", "write \"declared\" or \"off\"");
     }
     let levels = [("eventual", Consistency::Eventual), ("session", Consistency::Session)];
+    let consistency = route.choice("consistency", d.consistency, &levels);
+    if consistency != d.consistency {
+        not_yet(route, "consistency", "\"eventual\"", "write \"session\" or leave the line out");
+    }
+    let functions = |name, default: &[String]| {
+        let functions = route.texts(name, default);
+        if !functions.is_empty() {
+            not_yet(route, name, "a list of functions", "write [] or leave the line out");
+        }
+        functions
+    };
     Route {
         split,
-        consistency: route.choice("consistency", d.consistency, &levels),
+        consistency,
         database_suffix: route.text("database_suffix").unwrap_or(d.database_suffix),
-        read_functions: route.texts("read_functions", &d.read_functions),
-        write_functions: route.texts("write_functions", &d.write_functions),
+        read_functions: functions("read_functions", &d.read_functions),
+        write_functions: functions("write_functions", &d.write_functions),
     }
 }
 
@@ -130,8 +143,12 @@ fn retry(retry: &Section<'_>) -> Retry {
         }
         wanted
     };
+    let reads = retry.flag("reads", d.reads);
+    if !reads {
+        not_yet(retry, "reads", "false", "write true or leave the line out");
+    }
     Retry {
-        reads: retry.flag("reads", d.reads),
+        reads,
         transactions: later("transactions", d.transactions),
         resolve_commit: later("resolve_commit", d.resolve_commit),
         listen: later("listen", d.listen),
@@ -185,6 +202,11 @@ fn limits(limits: &Section<'_>) -> Limits {
     let bytes = |name, default: usize, range| {
         usize::try_from(limits.size(name, default as u64, range)).unwrap_or(default)
     };
+    let client_write_timeout = limits.duration("client_write_timeout", d.client_write_timeout, WAIT);
+    if client_write_timeout != d.client_write_timeout {
+        let instead = format!("write \"{}\" or leave the line out", format_duration(d.client_write_timeout));
+        not_yet(limits, "client_write_timeout", "another time", &instead);
+    }
     Limits {
         login_timeout: limits.duration("login_timeout", d.login_timeout, WAIT),
         max_logins_per_address: limits.number(
@@ -194,7 +216,7 @@ fn limits(limits: &Section<'_>) -> Limits {
         ),
         max_startup_packet: bytes("max_startup_packet", d.max_startup_packet, STARTUP_PACKET),
         drain_timeout: limits.duration("drain_timeout", d.drain_timeout, WAIT_OR_NONE),
-        client_write_timeout: limits.duration("client_write_timeout", d.client_write_timeout, WAIT),
+        client_write_timeout,
         max_prepared_bytes: bytes("max_prepared_bytes", d.max_prepared_bytes, 0..=1 << 30),
     }
 }
