@@ -26,7 +26,7 @@ use crate::pool::{Credentials, StartupSet};
 use crate::route::Wants;
 use crate::wire::encode;
 use crate::wire::error::{PgError, Severity, SqlState};
-use crate::wire::startup::{PROTOCOL_3_2, Startup, option_settings};
+use crate::wire::startup::{PROTOCOL_3_2, Refusal, Startup, option_settings};
 
 /// Bytes of the secret told to a client: 4 fit every protocol, 32 need 3.2.
 const KEY_BYTES: [usize; 2] = [4, 32];
@@ -105,10 +105,12 @@ async fn prove(
             cancel::forward(ctx, pid, &key).await;
             return None;
         }
-        Phase::Refused(mut stream, error) => {
+        Phase::Refused(mut stream, refusal) => {
             ctx.metrics.count(Counter::ViolationClient);
-            debug!(%error, "a connection was refused before its login");
-            tell(&mut stream, &error).await;
+            debug!(%refusal, "a connection was refused before its login");
+            if let Refusal::Told(error) = &refusal {
+                tell(&mut stream, error).await;
+            }
             return None;
         }
         Phase::Closed => return None,

@@ -12,12 +12,10 @@ use crate::config::{ClientTlsMode, Listen, ListenRole};
 use crate::net::Stream;
 use crate::net::tls::ClientTlsAcceptor;
 use crate::wire::error::{PgError, SqlState};
-use crate::wire::startup::{self, FirstPacket, Startup};
+use crate::wire::startup::{self, FirstPacket, GSSENC_REQUEST, Refusal, SSL_REQUEST, Startup};
 
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
-/// Requests for encryption that a client may send before its startup packet: each kind once, and room for odd ones.
-const REQUESTS_MAX: usize = 4;
 
 /// One listener as its connections see it.
 pub struct Endpoint {
@@ -48,14 +46,16 @@ pub enum Phase {
         key: Vec<u8>,
     },
     /// The client broke the rules and is told why.
-    Refused(Stream, PgError),
+    Refused(Stream, Refusal),
     /// The client left, or nothing can be said to it.
     Closed,
 }
 
 /// Reads until a startup packet, a cancel request or the end. `packet_limit` in bytes.
 pub async fn begin(mut stream: Stream, endpoint: &Endpoint, packet_limit: usize, deadline: Instant) -> Phase {
-    for _ in 0..REQUESTS_MAX {
+    // Each kind of encryption may be asked for once; none inside TLS.
+    let (mut asked_tls, mut asked_gss) = (false, false);
+    loop {
         let mut head = [0u8; 4];
         let Ok(count) = read_some(&mut stream, &mut head).await else { return Phase::Closed };
         if head.first() == Some(&TLS_HANDSHAKE) && count > 0 && !stream.is_tls() {
@@ -63,15 +63,23 @@ pub async fn begin(mut stream: Stream, endpoint: &Endpoint, packet_limit: usize,
                 Some(encrypted) => stream = encrypted,
                 None => return Phase::Closed,
             }
+            (asked_tls, asked_gss) = (true, true);
             continue;
         }
         let packet = match read_packet(&mut stream, head, count, packet_limit).await {
             Ok(Some(packet)) => packet,
             Ok(None) => return Phase::Closed,
-            Err(error) => return Phase::Refused(stream, error),
+            Err(refusal) => return Phase::Refused(stream, refusal),
         };
         match startup::parse(&packet) {
-            Ok(FirstPacket::Ssl) if endpoint.acceptor.is_some() && !stream.is_tls() => {
+            Ok(FirstPacket::Ssl) if asked_tls => {
+                return Phase::Refused(stream, startup::unsupported(SSL_REQUEST).into());
+            }
+            Ok(FirstPacket::Gss) if asked_gss => {
+                return Phase::Refused(stream, startup::unsupported(GSSENC_REQUEST).into());
+            }
+            Ok(FirstPacket::Ssl) if endpoint.acceptor.is_some() => {
+                (asked_tls, asked_gss) = (true, true);
                 if stream.write_all(b"S").await.is_err() {
                     return Phase::Closed;
                 }
@@ -80,7 +88,9 @@ pub async fn begin(mut stream: Stream, endpoint: &Endpoint, packet_limit: usize,
                     None => return Phase::Closed,
                 }
             }
-            Ok(FirstPacket::Ssl | FirstPacket::Gss) => {
+            Ok(request @ (FirstPacket::Ssl | FirstPacket::Gss)) => {
+                asked_tls |= request == FirstPacket::Ssl;
+                asked_gss |= request == FirstPacket::Gss;
                 if stream.write_all(b"N").await.is_err() {
                     return Phase::Closed;
                 }
@@ -93,14 +103,13 @@ pub async fn begin(mut stream: Stream, endpoint: &Endpoint, packet_limit: usize,
                     SqlState::INVALID_AUTHORIZATION,
                     "this listener accepts only TLS connections",
                 );
-                return Phase::Refused(stream, error.with_hint("Connect with sslmode=require or stronger."));
+                let error = error.with_hint("Connect with sslmode=require or stronger.");
+                return Phase::Refused(stream, error.into());
             }
             Ok(FirstPacket::Startup(startup)) => return Phase::Login(stream, startup),
-            Err(error) => return Phase::Refused(stream, error),
+            Err(refusal) => return Phase::Refused(stream, refusal),
         }
     }
-    let error = PgError::fatal(SqlState::PROTOCOL_VIOLATION, "too many requests for encryption");
-    Phase::Refused(stream, error)
 }
 
 /// A unix socket needs no TLS: nobody can listen in.
@@ -138,7 +147,7 @@ async fn read_packet(
     mut head: [u8; 4],
     count: usize,
     limit: usize,
-) -> Result<Option<Vec<u8>>, PgError> {
+) -> Result<Option<Vec<u8>>, Refusal> {
     let missing = head.get_mut(count..).unwrap_or_default();
     if !missing.is_empty() && stream.read_exact(missing).await.is_err() {
         return Ok(None);

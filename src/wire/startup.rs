@@ -61,13 +61,36 @@ impl Startup {
     }
 }
 
-/// Bytes a first packet has in all, from its length field; an error says what the server says.
-pub fn packet_len(head: [u8; 4], limit: usize) -> Result<usize, PgError> {
-    let len = u32::from_be_bytes(head) as usize;
-    if (8..=limit).contains(&len) {
-        return Ok(len);
+/// Why a first packet is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The server closes without a word (`COMMERROR`): whoever sent this does not speak the protocol.
+    Silent(&'static str),
+    /// The server says this.
+    Told(PgError),
+}
+
+impl From<PgError> for Refusal {
+    fn from(error: PgError) -> Self {
+        Self::Told(error)
     }
-    Err(violation("invalid length of startup packet"))
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Silent(why) => f.write_str(why),
+            Self::Told(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+const BAD_LENGTH: Refusal = Refusal::Silent("invalid length of startup packet");
+
+/// Bytes a first packet has in all, from its length field; longer ones than `limit` are refused.
+pub fn packet_len(head: [u8; 4], limit: usize) -> Result<usize, Refusal> {
+    let len = u32::from_be_bytes(head) as usize;
+    if (8..=limit).contains(&len) { Ok(len) } else { Err(BAD_LENGTH) }
 }
 
 fn violation(message: &str) -> PgError {
@@ -75,34 +98,40 @@ fn violation(message: &str) -> PgError {
 }
 
 /// Reads a whole first packet, length field included.
-pub fn parse(packet: &[u8]) -> Result<FirstPacket, PgError> {
+pub fn parse(packet: &[u8]) -> Result<FirstPacket, Refusal> {
     let Some((code, body)) = packet.get(4..).and_then(<[u8]>::split_first_chunk::<4>) else {
-        return Err(violation("invalid length of startup packet"));
+        return Err(BAD_LENGTH);
     };
     match u32::from_be_bytes(*code) {
         SSL_REQUEST => Ok(FirstPacket::Ssl),
         GSSENC_REQUEST => Ok(FirstPacket::Gss),
         CANCEL_REQUEST => parse_cancel(body),
-        version => parse_startup(version, body).map(FirstPacket::Startup),
+        version => Ok(FirstPacket::Startup(parse_startup(version, body)?)),
     }
 }
 
-fn parse_cancel(body: &[u8]) -> Result<FirstPacket, PgError> {
+fn parse_cancel(body: &[u8]) -> Result<FirstPacket, Refusal> {
     match body.split_first_chunk::<4>() {
         Some((pid, key)) if !key.is_empty() && key.len() <= MAX_CANCEL_KEY => {
             Ok(FirstPacket::Cancel { pid: i32::from_be_bytes(*pid), key: key.to_vec() })
         }
-        _ => Err(violation("invalid length of query cancel packet")),
+        _ => Err(Refusal::Silent("invalid length of query cancel packet")),
     }
+}
+
+/// The server's words for a version it does not speak; a request for encryption in the wrong place counts as one.
+pub fn unsupported(version: u32) -> PgError {
+    let (major, minor) = (version >> 16, version & 0xFFFF);
+    PgError::fatal(
+        SqlState::FEATURE_NOT_SUPPORTED,
+        format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"),
+    )
 }
 
 fn parse_startup(version: u32, body: &[u8]) -> Result<Startup, PgError> {
     let (major, minor) = (version >> 16, version & 0xFFFF);
     if major != 3 {
-        return Err(PgError::fatal(
-            SqlState::FEATURE_NOT_SUPPORTED,
-            format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.2"),
-        ));
+        return Err(unsupported(version));
     }
     let mut startup =
         Startup { version: if minor >= 2 { PROTOCOL_3_2 } else { PROTOCOL_3_0 }, ..Startup::default() };
@@ -260,15 +289,19 @@ mod tests {
 
     #[test]
     fn broken_packets_get_the_servers_words() {
-        let code = |packet: &[u8]| parse(packet).unwrap_err().code;
+        let code = |packet: &[u8]| match parse(packet).unwrap_err() {
+            Refusal::Told(error) => error.code,
+            silent @ Refusal::Silent(_) => panic!("{silent}"),
+        };
         assert_eq!(code(&packet(PROTOCOL_3_0, &[])), SqlState::INVALID_AUTHORIZATION);
         assert_eq!(code(&packet(2 << 16, &[("user", "u")])), SqlState::FEATURE_NOT_SUPPORTED);
         let mut unterminated = packet(PROTOCOL_3_0, &[("user", "u")]);
         unterminated.pop();
         assert_eq!(code(&unterminated), SqlState::PROTOCOL_VIOLATION);
         assert_eq!(code(b"\0\0\0\x0d\0\x03\0\0user\0"), SqlState::PROTOCOL_VIOLATION);
-        assert!(packet_len(*b"GET ", 10_000).is_err());
-        assert!(packet_len([0, 0, 0, 4], 10_000).is_err());
+        assert_eq!(packet_len(*b"GET ", 10_000), Err(BAD_LENGTH));
+        assert_eq!(packet_len([0, 0, 0, 4], 10_000), Err(BAD_LENGTH));
+        assert!(matches!(parse(b"\0\0\0\x0c\x04\xd2\x16\x2e\0\0\0\x01"), Err(Refusal::Silent(_))));
     }
 
     #[test]
