@@ -460,7 +460,10 @@ fn what_is_not_built_is_refused() {
     proxy.toml:21: limits.client_write_timeout: another time is not available in this version; write "1min" or leave the line out
     "#);
     let defaults = "[route]\nconsistency = \"session\"\nread_functions = []\n[retry]\nreads = true\n[limits]\nclient_write_timeout = \"60s\"\n[pool]\nsize = 1";
-    assert_eq!(read_with(&format!("[cluster]\nnodes = [\"a\"]\n{defaults}"), &[]).unwrap().settings.pool.warm, 1);
+    assert_eq!(
+        read_with(&format!("[cluster]\nnodes = [\"a\"]\n{defaults}"), &[]).unwrap().settings.pool.warm,
+        1
+    );
 }
 
 #[test]

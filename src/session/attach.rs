@@ -339,7 +339,11 @@ impl Session {
     }
 
     /// Leases a backend on `node` while the client is watched; a node that is no longer wanted ends the attempt.
-    async fn lease(&mut self, node: NodeId, deadline: Instant) -> Result<Result<Backend, LeaseError>, End> {
+    async fn lease(
+        &mut self,
+        node: NodeId,
+        deadline: Instant,
+    ) -> Result<Result<Backend, LeaseError>, NoBackend> {
         let key = std::sync::Arc::new(PoolKey {
             node,
             database: self.login.database.clone(),
@@ -368,7 +372,7 @@ impl Session {
     }
 
     /// Waits for a change of topology until `until`.
-    async fn wait_for_change(&mut self, until: Instant) -> Flow {
+    async fn wait_for_change(&mut self, until: Instant) -> Result<(), NoBackend> {
         let mut pause = pin!(tokio::time::sleep_until(until));
         loop {
             if self.ctx.store.version() != self.seen_version {
@@ -389,11 +393,18 @@ impl Session {
     /// Watches the client and the mailbox, and writes what we owe the client.
     fn poll_watch(&mut self, cx: &mut TaskContext<'_>) -> Poll<Watched> {
         if let Poll::Ready(Err(_)) = self.poll_replies(cx) {
-            return Poll::Ready(Watched::ClientGone);
+            if !self.logging_in {
+                return Poll::Ready(Watched::ClientGone);
+            }
+            self.client_unread = true;
         }
         // What arrives is kept for the backend to come; a full buffer leaves the rest to the socket.
         while !self.client_ended && self.up.can_read() {
             match self.up.poll_read(cx, &mut self.client) {
+                // A whole conversation may have come behind the startup packet: it is run, as a server does.
+                Poll::Ready(Ok(0) | Err(_)) if self.logging_in && self.up.has_unseen() => {
+                    (self.client_ended, self.ended_early) = (true, true);
+                }
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Watched::ClientGone),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => break,
@@ -402,18 +413,21 @@ impl Session {
         self.entry.mailbox.poll(cx).map(Watched::Signals)
     }
 
-    fn watched(&mut self, watched: &Watched) -> Flow {
-        match *watched {
-            Watched::ClientGone => Err(End::Left),
-            Watched::Signals(signals) => {
-                self.signals(signals)?;
-                // Nothing has been started for a session that only waits.
-                if self.draining && !signals.contains(Signal::Topology) {
-                    return Err(End::Told(super::run::shutting_down()));
-                }
-                Ok(())
-            }
+    fn watched(&mut self, watched: &Watched) -> Result<(), NoBackend> {
+        let signals = match *watched {
+            Watched::ClientGone => return Err(End::Left.into()),
+            Watched::Signals(signals) => signals,
+        };
+        self.signals(signals)?;
+        // Nothing has been started for a session that only waits.
+        if self.draining && !signals.contains(Signal::Topology) {
+            return Err(End::Told(super::run::shutting_down()).into());
         }
+        if signals.contains(Signal::Cancel) && !self.logging_in {
+            let text = "canceling statement due to user request";
+            return Err(NoBackend::Refused(PgError::error(SqlState::QUERY_CANCELED, text)));
+        }
+        Ok(())
     }
 
     fn no_node(&self, waited: Duration) -> PgError {

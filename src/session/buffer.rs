@@ -69,6 +69,8 @@ pub struct Half {
     dropping: usize,
     /// Messages up to this length are waited for whole.
     whole: usize,
+    /// Nothing is looked at any more: everything is let through.
+    unread: bool,
 }
 
 impl Half {
@@ -83,6 +85,7 @@ impl Half {
             passing: 0,
             dropping: 0,
             whole: whole.min(BUFFER_BYTES),
+            unread: false,
         }
     }
 
@@ -101,6 +104,17 @@ impl Half {
         self.passing > 0
     }
 
+    /// From here on everything is let through as it comes: it is no protocol, and its receiver shall say so.
+    pub fn pass_rest(&mut self) {
+        self.unread = true;
+        self.seen = self.end;
+    }
+
+    /// True when nothing is looked at any more.
+    pub fn is_unread(&self) -> bool {
+        self.unread
+    }
+
     fn unseen(&self) -> &[u8] {
         self.buffer.as_deref().and_then(|bytes| bytes.get(self.seen..self.end)).unwrap_or_default()
     }
@@ -110,10 +124,19 @@ impl Half {
         self.unseen().get(..len).unwrap_or_default()
     }
 
+    /// Type and length of the message at the front, as far as they are here.
+    pub fn head(&self) -> &[u8] {
+        let unseen = self.unseen();
+        unseen.get(..frame::HEADER_LEN).unwrap_or(unseen)
+    }
+
     /// Looks at what is next. Bytes of a message under way have been passed on or dropped before.
     pub fn look(&mut self) -> Result<Next, BadLength> {
         self.drop_some();
         self.pass_some();
+        if self.unread {
+            self.seen = self.end;
+        }
         let unseen = self.unseen();
         let Some(header) = frame::header(unseen)? else { return Ok(Next::More) };
         Ok(if unseen.len() >= header.len {

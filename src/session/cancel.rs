@@ -4,6 +4,7 @@
 //! has arrived at its server.
 
 use super::context::Context;
+use super::directory::Signal;
 use crate::metrics::Counter;
 
 /// Forwards one request.
@@ -12,6 +13,8 @@ pub async fn forward(ctx: &Context, pid: i32, key: &[u8]) {
         ctx.metrics.count(Counter::CancelUnknownKey);
         return;
     };
+    // A statement that waits for a node is cancelled here, even while the session still has a backend on a silent one.
+    entry.mailbox.send(Signal::Cancel);
     let Some((leased, pass)) = entry.cancel() else {
         // Nothing runs: as on a server, there is nothing to cancel.
         ctx.metrics.count(Counter::CancelIgnored);

@@ -29,6 +29,8 @@ pub enum Signal {
     Drain,
     /// The proxy shuts down and the deadline has passed: end now.
     Cut,
+    /// The client cancels the statement that waits for a node.
+    Cancel,
 }
 
 impl Signal {
@@ -38,6 +40,7 @@ impl Signal {
             Self::Kill => 2,
             Self::Drain => 4,
             Self::Cut => 8,
+            Self::Cancel => 16,
         }
     }
 }

@@ -42,14 +42,16 @@ impl Session {
     /// The server ended the connection: this one only, or all of them?
     pub(super) async fn backend_gone(&mut self, last_words: Option<Vec<u8>>) -> Flow {
         let Some(attached) = self.attached.as_ref() else { return Ok(()) };
+        if self.dismissed || self.up.is_unread() {
+            // The server has told the client why; or the client speaks no protocol, and nothing can go on.
+            self.release(Verdict::Close);
+            return Err(last_words.map_or(End::Cut, End::ToldByServer));
+        }
         let (node, start_time) = (attached.node, attached.start_time);
         let code =
             last_words.as_deref().and_then(|bytes| bytes.get(5..)).map(|body| ErrorView::new(body).code());
         self.ctx.nudges.nudge(node, nudge_of(code));
         let Some(bytes) = last_words else {
-            if self.dismissed {
-                return Err(End::Cut);
-            }
             // A server that ends one session says so: this was a crash or the network, and the client need not go too.
             return self.settle_loss();
         };
@@ -77,6 +79,10 @@ impl Session {
         self.down.end_after_seen();
         self.began = None;
         let loss = self.state.lose();
+        if self.up.is_unread() {
+            // Nothing the client sends can be looked at any more.
+            return Err(End::Cut);
+        }
         if inside {
             info!(
                 session = self.entry.id,

@@ -10,6 +10,7 @@ pub mod buffer;
 mod cancel;
 pub mod context;
 pub mod directory;
+mod leave;
 pub mod limbo;
 pub mod login;
 mod loss;

@@ -101,6 +101,8 @@ impl Pipeline {
                 self.open = false;
                 self.skipping = false;
             }
+            // Without a COPY and with nothing before it the server passes over it, and nothing will ever answer.
+            Request::CopyEnd if self.is_idle() => return,
             Request::CopyEnd => self.copying_in = false,
             Request::Query { .. } | Request::FunctionCall => {}
             _ => self.open = true,

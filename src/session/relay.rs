@@ -10,14 +10,14 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::buffer::Next;
-use super::directory::Signals;
+use super::directory::{Signal, Signals};
 use super::limbo::Step;
 use super::run::Session;
 use crate::topology::Nudge;
 use crate::wire::backend::{self, TxStatus};
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
-use crate::wire::frame::{BadLength, HEADER_LEN};
+use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::Kind;
 
 /// Reads of one direction before the other gets its turn.
@@ -32,11 +32,13 @@ pub enum Event {
     Request,
     /// The client said Terminate; what it sent before is under way.
     Terminate,
-    /// The client's connection ended, or cannot be written.
+    /// The client's connection ended.
     ClientGone {
         /// It was reset: nobody reads any more.
         reset: bool,
     },
+    /// The client's connection cannot be written; what it sent before may still be there to be read.
+    ClientDeaf,
     /// The client broke the protocol.
     Violation(PgError),
     /// The server broke the protocol.
@@ -80,7 +82,7 @@ impl Session {
                     return Poll::Ready(event);
                 }
             }
-            Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone { reset: true }),
+            Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientDeaf),
             Poll::Pending => {}
         }
         if self.draining && self.state.is_quiet() {
@@ -92,7 +94,11 @@ impl Session {
 
     /// Writes what we say ourselves.
     pub(super) fn poll_replies(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        if !self.replies.is_empty() && !self.client_unread {
+        if self.client_unread {
+            (self.replies, self.replied) = (Vec::new(), 0);
+            return Poll::Ready(Ok(()));
+        }
+        if !self.replies.is_empty() {
             // What a server said before comes first, and never is a message of ours put inside one of its own.
             ready!(self.down.poll_write(cx, &mut self.client))?;
         }
@@ -123,13 +129,16 @@ impl Session {
             ready!(self.poll_write_up(cx));
             let look = self.look_up();
             if !self.replies.is_empty() && ready!(self.poll_replies(cx)).is_err() {
-                return Poll::Ready(Event::ClientGone { reset: true });
+                return Poll::Ready(Event::ClientDeaf);
             }
             match look {
                 Look::Stop(event) => return Poll::Ready(event),
                 Look::WriteFirst => continue,
                 Look::Done if self.up.must_write() => continue,
                 Look::Done => {}
+            }
+            if std::mem::take(&mut self.ended_early) {
+                return Poll::Ready(Event::ClientGone { reset: false });
             }
             if self.client_ended {
                 return Poll::Pending;
@@ -170,14 +179,19 @@ impl Session {
 
     fn look_up(&mut self) -> Look {
         loop {
-            let (tag, len, whole) = match self.up.look() {
-                Ok(Next::More) => return Look::Done,
-                Ok(Next::Whole(tag, len)) => (tag, len, true),
-                Ok(Next::Part(tag, len)) => (tag, len, false),
-                Err(bad) => return Look::Stop(Event::Violation(malformed(bad))),
+            let next = self.up.look();
+            // Judged before the rest is waited for, as by a server.
+            let (tag, kind) = match judge(self.up.head()) {
+                None => return Look::Done,
+                Some(Ok(known)) => known,
+                Some(Err(error)) => return self.no_protocol(error),
             };
-            let kind = Kind::of(tag);
-            if kind == Some(Kind::Terminate) {
+            let (len, whole) = match next {
+                Ok(Next::Whole(_, len)) => (len, true),
+                Ok(Next::Part(_, len)) => (len, false),
+                Ok(Next::More) | Err(_) => return Look::Done,
+            };
+            if kind == Kind::Terminate {
                 return Look::Stop(Event::Terminate);
             }
             let look = if self.limbo.is_some() || self.attached.is_none() {
@@ -191,8 +205,19 @@ impl Session {
         }
     }
 
+    /// What the client sends is no message. A server that is there says so itself, behind all it still has to answer;
+    /// then it closes, so that the rest needs no looking at.
+    fn no_protocol(&mut self, error: PgError) -> Look {
+        if self.limbo.is_some() || self.attached.is_none() {
+            return Look::Stop(Event::Violation(error));
+        }
+        self.note_violation(&error);
+        self.up.pass_rest();
+        Look::Done
+    }
+
     /// A message for the server; `None` when the next one can be looked at.
-    fn look_with_backend(&mut self, kind: Option<Kind>, len: usize, whole: bool) -> Option<Look> {
+    fn look_with_backend(&mut self, kind: Kind, len: usize, whole: bool) -> Option<Look> {
         if self.state.wants_name() {
             return Some(Look::Stop(Event::Request));
         }
@@ -203,24 +228,19 @@ impl Session {
             self.began = Some(Instant::now());
             self.entry.set_active(true);
         }
-        // A message of unknown type is the server's to refuse.
-        if let Some(kind) = kind {
-            self.state.client_message(kind, self.up.peek(len), whole);
-        }
+        self.state.client_message(kind, self.up.peek(len), whole);
         self.up.pass();
         None
     }
 
     /// A message while there is no backend: answered here, or the reason to find one.
-    fn look_without_backend(&mut self, tag: u8, kind: Option<Kind>, len: usize) -> Option<Look> {
+    fn look_without_backend(&mut self, tag: u8, kind: Kind, len: usize) -> Option<Look> {
         if self.replies.len() > REPLIES_MAX {
             return Some(Look::WriteFirst);
         }
-        let Some(kind) = kind.filter(|kind| *kind != Kind::Password) else {
-            return Some(Look::Stop(Event::Violation(violation(format!(
-                "invalid frontend message type {tag}"
-            )))));
-        };
+        if kind == Kind::Password {
+            return Some(Look::Stop(Event::Violation(unknown_type(tag))));
+        }
         if let Some(limbo) = self.limbo.as_mut() {
             let message = self.up.peek(len);
             let body = message.get(HEADER_LEN..).unwrap_or_default();
@@ -278,16 +298,32 @@ impl Session {
         if self.down.must_write() {
             self.client_flushed = false;
             if ready!(self.down.poll_write(cx, &mut self.client)).is_err() {
-                return Poll::Ready(Err(Event::ClientGone { reset: true }));
+                return Poll::Ready(Err(Event::ClientDeaf));
             }
         }
-        self.poll_flush_client(cx).map(|flushed| flushed.map_err(|_| Event::ClientGone { reset: true }))
+        self.poll_flush_client(cx).map(|flushed| flushed.map_err(|_| Event::ClientDeaf))
+    }
+
+    /// Writes what the client has not taken yet, for as long as it goes on taking it and nobody is in a hurry.
+    pub(super) fn poll_tail(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(signals) = self.entry.mailbox.poll(cx) {
+            if [Signal::Kill, Signal::Drain, Signal::Cut].iter().any(|signal| signals.contains(*signal)) {
+                return Poll::Ready(());
+            }
+        }
+        if self.client_unread || ready!(self.poll_replies(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        self.poll_write_down(cx).map(drop)
     }
 
     fn look_down(&mut self) -> Look {
         loop {
             let (tag, len, whole) = match self.down.look() {
-                Ok(Next::More) => return Look::Done,
+                Ok(Next::More) => match self.down.peek(1) {
+                    [tag] if !backend::is_known(*tag) => return Look::Stop(Event::Garbage),
+                    _ => return Look::Done,
+                },
                 // Rows are most of what servers send, and nothing in them concerns us.
                 Ok(Next::Whole(b'D' | b'd', _) | Next::Part(b'D' | b'd', _)) => {
                     self.down.pass();
@@ -297,18 +333,22 @@ impl Session {
                 Ok(Next::Part(tag, len)) => (tag, len, false),
                 Err(_) => return Look::Stop(Event::Garbage),
             };
+            if !backend::is_known(tag) {
+                return Look::Stop(Event::Garbage);
+            }
             let message = self.down.peek(len);
             let body = message.get(HEADER_LEN..).unwrap_or_default();
+            let fatal = tag == b'E' && ErrorView::new(body).ends_connection();
             let ours = is_hot_standby(tag, body)
                 || self.state.hides(tag, body)
-                || (whole && may_be_failover(tag, body));
+                || (whole && fatal && may_be_failover(body));
             if ours && self.down.must_write() {
                 return Look::WriteFirst;
             }
             if ours && tag == b'E' {
                 return Look::Stop(Event::BackendGone(Some(message.to_vec())));
             }
-            self.dismissed |= tag == b'E' && ErrorView::new(body).ends_connection();
+            self.dismissed |= fatal;
             self.state.server_message(tag, body);
             if tag == b'S'
                 && let (Some(attached), Some((name, value))) =
@@ -356,20 +396,29 @@ fn is_hot_standby(tag: u8, body: &[u8]) -> bool {
     tag == b'S' && body.starts_with(b"in_hot_standby\0")
 }
 
-fn may_be_failover(tag: u8, body: &[u8]) -> bool {
-    if tag != b'E' {
-        return false;
-    }
-    let view = ErrorView::new(body);
-    view.ends_connection() && MAY_BE_FAILOVER.contains(&view.code())
+fn may_be_failover(body: &[u8]) -> bool {
+    MAY_BE_FAILOVER.contains(&ErrorView::new(body).code())
 }
 
-/// A server judges the type before it reads the length.
-fn malformed(bad: BadLength) -> PgError {
-    match Kind::of(bad.tag) {
-        Some(_) => violation(bad.to_string()),
-        None => violation(format!("invalid frontend message type {}", bad.tag)),
-    }
+/// Type and kind of the client message that begins with `head`, or why it is none; a server judges the type before the
+/// length. `None` when nothing is there.
+fn judge(head: &[u8]) -> Option<Result<(u8, Kind), PgError>> {
+    let (&tag, length) = head.split_first()?;
+    let Some(kind) = Kind::of(tag) else { return Some(Err(unknown_type(tag))) };
+    let Some(length) = length.first_chunk() else { return Some(Ok((tag, kind))) };
+    let length = u32::from_be_bytes(*length);
+    Some(if (4..=kind.length_limit()).contains(&length) {
+        Ok((tag, kind))
+    } else {
+        Err(violation(format!(
+            "invalid message length {} in message of type 0x{tag:02x}",
+            length.cast_signed()
+        )))
+    })
+}
+
+fn unknown_type(tag: u8) -> PgError {
+    violation(format!("invalid frontend message type {tag}"))
 }
 
 fn violation(text: impl Into<String>) -> PgError {

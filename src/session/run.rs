@@ -6,7 +6,6 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{self, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,14 +22,13 @@ use crate::net::Stream;
 use crate::pool::{Backend, Credentials, StartupSet, Verdict};
 use crate::route::Wants;
 use crate::topology::{Epoch, NodeId, Store};
-use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
 
 /// Server messages up to this length are only delivered whole, so that a lost server leaves no half message behind;
 /// longer ones pass through as they come.
 const WHOLE_FROM_SERVER: usize = 16 * 1024;
-/// A client that sent its last byte may still read: it is probed this long after, and again.
-const HALF_CLOSE_PROBE: Duration = Duration::from_millis(20);
+/// The last word of ours is worth a short wait, not more: the other side may have stopped reading.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a session is from its login on.
 pub struct Login {
@@ -92,6 +90,8 @@ pub struct Session {
     pub(super) client_flushed: bool,
     /// No more is read from the client.
     pub(super) client_ended: bool,
+    /// Its end was read while it waited for its first backend.
+    pub(super) ended_early: bool,
     /// Nobody reads what we write.
     pub(super) client_unread: bool,
     pub(super) draining: bool,
@@ -142,6 +142,7 @@ impl Session {
             replied: 0,
             client_flushed: true,
             client_ended: false,
+            ended_early: false,
             client_unread: false,
             draining: false,
             logging_in: false,
@@ -182,14 +183,9 @@ impl Session {
             Event::Request => self.request().await,
             Event::Terminate => self.terminate().await,
             Event::ClientGone { reset } => self.client_gone(reset).await,
+            Event::ClientDeaf => self.client_deaf(),
             Event::Violation(error) => {
-                self.ctx.metrics.count(Counter::ViolationClient);
-                info!(
-                    session = self.entry.id,
-                    user = self.login.user,
-                    "client broke the protocol: {}",
-                    error.message
-                );
+                self.note_violation(&error);
                 Err(End::Told(error))
             }
             Event::Garbage => self.garbage(),
@@ -199,6 +195,13 @@ impl Session {
             Event::Drained => Err(End::Told(shutting_down())),
             Event::Signals(signals) => self.signals(signals),
         }
+    }
+
+    /// Counted and logged once: it ends the session.
+    pub(super) fn note_violation(&self, error: &PgError) {
+        self.ctx.metrics.count(Counter::ViolationClient);
+        let user = &self.login.user;
+        info!(session = self.entry.id, user, "client broke the protocol: {}", error.message);
     }
 
     pub(super) fn signals(&mut self, signals: Signals) -> Flow {
@@ -219,74 +222,6 @@ impl Session {
             };
         }
         Ok(())
-    }
-
-    /// The client said it leaves; what it sent before still runs, as on a server.
-    async fn terminate(&mut self) -> Flow {
-        self.up.drop_message();
-        self.client_ended = true;
-        while self.attached.is_some() && !self.all_answered() && !self.state.pipeline.is_open() {
-            match poll_fn(|cx| self.poll_last_events(cx)).await {
-                Some(Event::ClientGone { .. }) => self.client_unread = true,
-                Some(Event::BackendGone(_) | Event::EpochOver | Event::StandbySilent | Event::Garbage) => {
-                    self.drop_backend(Verdict::Close);
-                }
-                Some(Event::Signals(signals)) => self.signals(signals)?,
-                None | Some(Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained) => {
-                    break;
-                }
-            }
-        }
-        Err(End::Left)
-    }
-
-    /// Nothing is under way and the client has been handed every reply.
-    fn all_answered(&self) -> bool {
-        self.state.pipeline.is_idle() && !self.down.must_write() && self.replies.is_empty()
-    }
-
-    /// The next event of a client that sends no more, or none when it has been answered: the last reply is no event.
-    fn poll_last_events(&mut self, cx: &mut task::Context<'_>) -> Poll<Option<Event>> {
-        match self.poll_event(cx) {
-            Poll::Ready(event) => Poll::Ready(Some(event)),
-            Poll::Pending if self.all_answered() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    /// The client's connection ended without a Terminate. If replies are under way it may only have closed its sending
-    /// side: a parameter it already knows is told again, which a connection that is gone refuses.
-    async fn client_gone(&mut self, reset: bool) -> Flow {
-        self.client_ended = true;
-        let mut wait = HALF_CLOSE_PROBE;
-        loop {
-            let pipeline = &self.state.pipeline;
-            if reset
-                || self.attached.is_none()
-                || self.all_answered()
-                || pipeline.is_open()
-                || pipeline.is_copying_in()
-            {
-                return Err(End::Left);
-            }
-            match tokio::time::timeout(wait, poll_fn(|cx| self.poll_last_events(cx))).await {
-                Err(_) => {
-                    self.probe_client();
-                    wait = (wait * 2).min(Duration::from_secs(1));
-                }
-                Ok(Some(Event::Signals(signals))) => self.signals(signals)?,
-                Ok(_) => return Err(End::Left),
-            }
-        }
-    }
-
-    fn probe_client(&mut self) {
-        if self.down.is_inside_message() || self.down.must_write() {
-            return;
-        }
-        if let Some(value) = self.state.params.reported("integer_datetimes") {
-            encode::parameter_status(&mut self.replies, "integer_datetimes", value);
-        }
     }
 
     fn garbage(&mut self) -> Flow {
@@ -319,7 +254,7 @@ impl Session {
         }
     }
 
-    fn drop_backend(&mut self, verdict: Verdict) {
+    pub(super) fn drop_backend(&mut self, verdict: Verdict) {
         self.release(verdict);
         self.state.lose();
     }
@@ -333,10 +268,11 @@ impl Session {
     /// Gives everything back and tells the client why.
     pub(super) async fn finish(mut self: Box<Self>, end: End) {
         // A backend that has got half a message can serve nobody else.
-        let clean = !self.up.is_inside_message() && !self.up.must_write();
+        let clean = !self.up.is_inside_message() && !self.up.must_write() && !self.up.is_unread();
         let quiet = self.state.is_quiet() && clean;
         let idle = self.state.pipeline.is_idle();
         let inside = self.down.is_inside_message();
+        let hurried = matches!(end, End::Told(_));
         self.down.end_after_seen();
         self.release(match (quiet, idle) {
             (true, _) => Verdict::Reset,
@@ -354,20 +290,17 @@ impl Session {
             End::ToldByServer(bytes) => self.replies.extend_from_slice(&bytes),
             End::Left | End::Cut => {}
         }
-        if !self.replies.is_empty() {
-            // The last word is worth a short wait, not more: the client may have stopped reading.
-            let told = poll_fn(|cx| self.poll_replies(cx));
-            let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+        let tail = poll_fn(|cx| self.poll_tail(cx));
+        if hurried {
+            let _ = tokio::time::timeout(LAST_WORDS, tail).await;
+        } else {
+            tail.await;
         }
         self.up.clear();
         self.down.clear();
         self.ctx.directory.leave(self.entry.id);
         // The client may be gone already: its socket is closed either way.
-        let _ = tokio::time::timeout(
-            Duration::from_secs(1),
-            tokio::io::AsyncWriteExt::shutdown(&mut self.client),
-        )
-        .await;
+        let _ = tokio::time::timeout(LAST_WORDS, tokio::io::AsyncWriteExt::shutdown(&mut self.client)).await;
     }
 }
 

@@ -37,6 +37,36 @@ impl TxStatus {
     }
 }
 
+/// True for the types of messages that a server sends to a session (55.7).
+pub fn is_known(tag: u8) -> bool {
+    matches!(
+        tag,
+        b'1' | b'2'
+            | b'3'
+            | b'A'
+            | b'C'
+            | b'D'
+            | b'E'
+            | b'G'
+            | b'H'
+            | b'I'
+            | b'K'
+            | b'N'
+            | b'R'
+            | b'S'
+            | b'T'
+            | b'V'
+            | b'W'
+            | b'Z'
+            | b'c'
+            | b'd'
+            | b'n'
+            | b's'
+            | b't'
+            | b'v'
+    )
+}
+
 /// Name and value of a ParameterStatus.
 pub fn parameter_status(body: &[u8]) -> Option<(&str, &str)> {
     let mut rest = body;

@@ -58,6 +58,15 @@ impl Kind {
             _ => return None,
         })
     }
+
+    /// The largest length field that a server reads in a message of this kind (`PQ_LARGE_MESSAGE_LIMIT` and
+    /// `PQ_SMALL_MESSAGE_LIMIT`): at a larger one it closes the connection.
+    pub fn length_limit(self) -> u32 {
+        match self {
+            Self::Query | Self::Parse | Self::Bind | Self::FunctionCall | Self::CopyData => 0x3FFF_FFFE,
+            _ => 10_000,
+        }
+    }
 }
 
 /// Parse: statement name and text (the types follow).

@@ -23,6 +23,7 @@ mod readers;
 mod sessions;
 mod tls;
 mod topology;
+mod vanish;
 
 #[allow(dead_code, reason = "a toolbox: not every tool is in use at every time")]
 mod harness;

@@ -1,0 +1,98 @@
+//! What a session does when its client leaves: with a Terminate, by closing its sending side, or without a word.
+//!
+//! In: the end of what the client sends. Out: the end of the session, after what the client had asked for has run as it
+//! would have on a server. A client that is gone altogether is found out, and its work is cancelled.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use super::relay::Event;
+use super::run::{End, Flow, LAST_WORDS, Session};
+use crate::pool::Verdict;
+use crate::wire::encode;
+
+/// A client that sent its last byte may still read: it is probed this long after, and again.
+const HALF_CLOSE_PROBE: Duration = Duration::from_millis(10);
+/// Longest pause between two probes.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Session {
+    /// The client said it leaves. What it sent before still runs, as on a server: then the server gets the Terminate too
+    /// and ends by itself. A backend with nothing under way is kept.
+    pub(super) async fn terminate(&mut self) -> Flow {
+        (self.client_ended, self.ended_early) = (true, false);
+        if self.owes_nothing() {
+            self.up.end_after_seen();
+            return Err(End::Left);
+        }
+        self.up.pass();
+        self.up.end_after_seen();
+        while self.attached.is_some() {
+            match poll_fn(|cx| self.poll_event(cx)).await {
+                Event::ClientGone { .. } | Event::ClientDeaf => self.client_unread = true,
+                Event::BackendGone(_) | Event::EpochOver | Event::StandbySilent | Event::Garbage => {
+                    self.drop_backend(Verdict::Close);
+                }
+                Event::Signals(signals) => self.signals(signals)?,
+                Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained => break,
+            }
+        }
+        Err(End::Left)
+    }
+
+    /// Nothing can be told to the client any more. Its last words may still be there, and a Terminate among them; the end
+    /// of its connection shows when they have been read, unless the server takes no more of them.
+    pub(super) fn client_deaf(&mut self) -> Flow {
+        self.client_unread = true;
+        if self.up.must_write() { Err(End::Left) } else { Ok(()) }
+    }
+
+    /// The client's connection ended without a Terminate. If replies are under way it may only have closed its sending
+    /// side: the server learns that nothing more comes, and the client is told a parameter again that it already knows,
+    /// which a connection that is gone refuses.
+    pub(super) async fn client_gone(&mut self, reset: bool) -> Flow {
+        self.client_ended = true;
+        self.client_unread |= reset;
+        if self.owes_nothing() || reset {
+            return Err(End::Left);
+        }
+        self.end_sending().await;
+        let mut wait = HALF_CLOSE_PROBE;
+        while self.attached.is_some() && !self.client_unread {
+            match tokio::time::timeout(wait, poll_fn(|cx| self.poll_event(cx))).await {
+                Err(_) => {
+                    self.probe_client();
+                    wait = (wait * 2).min(PROBE_PAUSE);
+                }
+                Ok(Event::Signals(signals)) => self.signals(signals)?,
+                Ok(Event::BackendGone(Some(words))) => return Err(End::ToldByServer(words)),
+                Ok(_) => break,
+            }
+        }
+        Err(End::Left)
+    }
+
+    /// True when the server has answered everything and waits for nothing; the client may not have got it all yet.
+    fn owes_nothing(&self) -> bool {
+        let half = self.up.is_inside_message() || self.up.is_unread();
+        self.attached.is_none() || (self.state.pipeline.is_idle() && !half)
+    }
+
+    /// The server learns that nothing more comes, and does with what it has got as it does for any client.
+    async fn end_sending(&mut self) {
+        let Some(attached) = self.attached.as_mut() else { return };
+        let ended = tokio::io::AsyncWriteExt::shutdown(&mut attached.backend.stream);
+        // A connection that cannot be shut down shows on its reading side.
+        let _ = tokio::time::timeout(LAST_WORDS, ended).await;
+        attached.broken = true;
+    }
+
+    fn probe_client(&mut self) {
+        if self.down.is_inside_message() || self.down.must_write() {
+            return;
+        }
+        if let Some(value) = self.state.params.reported("integer_datetimes") {
+            encode::parameter_status(&mut self.replies, "integer_datetimes", value);
+        }
+    }
+}
