@@ -2,6 +2,7 @@
 
 use crate::harness::drivers::{connect, conninfo, psql, sqlstate};
 use crate::harness::eventually;
+use crate::harness::proxy::ProxySpec;
 use crate::harness::raw::{self, Raw};
 use crate::harness::scene::{Scene, scene};
 
@@ -12,7 +13,9 @@ async fn run(scene: &Scene, sql: &str) {
 #[tokio::test]
 async fn md5_roles_log_in() {
     let scene = scene(0, |spec| {
-        spec.tables("[[auth.rule]]\nmethod = \"md5\"");
+        spec.tables(
+            "[[auth.rule]]\nuser = \"old\"\nmethod = \"md5\"\n[[auth.rule]]\nmethod = \"scram-sha-256\"",
+        );
     })
     .await;
     run(&scene, "SET password_encryption = md5; CREATE ROLE old LOGIN PASSWORD 'ancient'").await;
@@ -25,6 +28,7 @@ async fn md5_roles_log_in() {
     let driver = connect(&scene.proxy.login("old", "ancient", "app")).await.unwrap();
     assert_eq!(driver.value("SELECT current_user").await.unwrap(), "old");
     assert_eq!(sqlstate(connect(&scene.proxy.login("old", "wrong", "app")).await), "28P01");
+    heard_before_login(&scene, "old").await;
     drop(driver);
     scene.finish().await;
 }
@@ -49,20 +53,173 @@ async fn passwords_may_be_of_any_script() {
 }
 
 #[tokio::test]
-async fn a_changed_password_counts_from_the_second_try() {
-    let scene = scene(0, |_| {}).await;
+async fn a_changed_password_counts_from_the_first_refusal() {
+    let scene = scene(0, |spec| {
+        spec.raw("pool.size", "1");
+    })
+    .await;
     run(&scene, "CREATE ROLE changing LOGIN PASSWORD 'first'").await;
-    let first = connect(&scene.proxy.login("changing", "first", "app")).await.unwrap();
+    let login = |word: &str| scene.proxy.login("changing", word, "app");
+    let first = connect(&login("first")).await.unwrap();
+    assert_eq!(first.value("SELECT 1").await.unwrap(), "1");
     run(&scene, "ALTER ROLE changing PASSWORD 'second'").await;
-    // The first try may still be judged by the verifier that was kept; its failure fetches the new one.
-    let config = scene.proxy.login("changing", "second", "app");
-    let refused = connect(&config).await.is_err();
-    let second = connect(&config).await.unwrap();
-    eprintln!("first try refused: {refused}");
-    assert_eq!(second.value("SELECT 1").await.unwrap(), "1");
     assert_eq!(first.value("SELECT 1").await.unwrap(), "1", "who was in stays in");
-    drop((first, second));
+    drop(first);
+    // The secret we know is old: the first login with the new one may be refused, the second must not be.
+    if let Err(error) = connect(&login("second")).await {
+        assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("28P01"));
+    }
+    let second = connect(&login("second")).await.unwrap();
+    assert_eq!(second.value("SELECT 1").await.unwrap(), "1");
+    drop(second);
+    assert_eq!(sqlstate(connect(&login("first")).await), "28P01", "the old one is gone for good");
+    // The other way round: what we know lets the old word in, and the server has the last word.
+    run(&scene, "ALTER ROLE changing PASSWORD 'third'").await;
+    run(&scene, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'changing'").await;
+    eventually("the old word to be refused", async || connect(&login("second")).await.is_err()).await;
+    if let Err(error) = connect(&login("third")).await {
+        assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("28P01"));
+    }
+    drop(connect(&login("third")).await.unwrap());
     scene.finish().await;
+}
+
+/// The frames of a login, without those that only ask.
+async fn answers(address: &str, user: &str, password: &str, database: &str) -> Vec<String> {
+    let mut raw = Raw::tcp(address).await;
+    let frames = raw.start(raw::V3_0, &[("user", user), ("database", database)], password).await;
+    let said =
+        frames.iter().filter(|frame| !matches!(frame.tag, b'S' | b'K')).map(ToString::to_string).collect();
+    raw.try_send(&raw::terminate()).await;
+    raw.end().await;
+    said
+}
+
+#[tokio::test]
+async fn refusals_are_the_servers_own() {
+    let scene = scene(0, |_| {}).await;
+    run(
+        &scene,
+        "CREATE ROLE idle NOLOGIN PASSWORD 'w'; CREATE ROLE full LOGIN PASSWORD 'w' CONNECTION LIMIT 0; \
+         CREATE ROLE gone LOGIN PASSWORD 'w' VALID UNTIL '2001-01-01'; CREATE ROLE bare LOGIN",
+    )
+    .await;
+    run(&scene, "CREATE DATABASE closed").await;
+    run(&scene, "REVOKE CONNECT ON DATABASE closed FROM PUBLIC").await;
+    run(&scene, "CREATE DATABASE shut").await;
+    run(&scene, "ALTER DATABASE shut ALLOW_CONNECTIONS false").await;
+    let direct = scene.cluster.n(0).address();
+    for (user, password, database, code) in [
+        ("app", "wrong", "app", "28P01"),
+        ("app", "", "app", "28P01"),
+        ("nobody", "w", "app", "28P01"),
+        ("gone", "w", "app", "28P01"),
+        ("bare", "w", "app", "28P01"),
+        ("full", "w", "app", "53300"),
+        ("app", "app-secret", "missing", "3D000"),
+        ("app", "app-secret", "closed", "42501"),
+        ("app", "app-secret", "shut", "55000"),
+        ("app", "wrong", "missing", "28P01"),
+    ] {
+        let from_server = answers(&direct, user, password, database).await;
+        assert!(from_server.last().unwrap().contains(code), "{user} {database}: {from_server:?}");
+        assert_eq!(
+            from_server,
+            answers(&scene.proxy.address(), user, password, database).await,
+            "{user} {database}"
+        );
+    }
+    // A role that may not log in is not known to the proxy: it learns nothing, not even that its password is right.
+    let said = answers(&scene.proxy.address(), "idle", "w", "app").await;
+    assert!(said.last().unwrap().contains("28P01"), "{said:?}");
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_told_as_starting() {
+    let settings = "[[auth.rule]]\nmethod = \"trust\"";
+    let nodes = vec![("127.0.0.1:1".to_owned(), 1)];
+    let mut spec = ProxySpec::to(nodes);
+    spec.set("cluster.hold_timeout", "300ms").tables(settings);
+    let proxy = spec.spawn();
+    eventually("the listener", async || tokio::net::TcpStream::connect(proxy.address()).await.is_ok()).await;
+    assert_eq!(sqlstate(connect(&proxy.config()).await), "57P03");
+    proxy.stop().await;
+    // Without rules the user must be looked up, which cannot be done.
+    spec = ProxySpec::to(vec![("127.0.0.1:1".to_owned(), 1)]);
+    let proxy = spec.spawn();
+    eventually("the listener", async || tokio::net::TcpStream::connect(proxy.address()).await.is_ok()).await;
+    assert_eq!(sqlstate(connect(&proxy.config()).await), "57P03");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn rules_choose_the_method() {
+    let scene = scene(0, |spec| {
+        spec.tables(
+            "[[auth.rule]]\nuser = \"app\"\naddress = \"127.0.0.1/32\"\nmethod = \"trust\"\n\
+             [[auth.rule]]\nuser = \"clear\"\nmethod = \"password\"\n\
+             [[auth.user]]\nname = \"app\"\npassword = \"app-secret\"",
+        );
+    })
+    .await;
+    run(&scene, "CREATE ROLE clear LOGIN PASSWORD 'in the clear'").await;
+    // Trusted by address; the way upstream is by the secret in the settings.
+    let driver = connect(&scene.proxy.login("app", "whatever", "app")).await.unwrap();
+    assert_eq!(driver.value("SELECT current_user").await.unwrap(), "app");
+    let clear = connect(&scene.proxy.login("clear", "in the clear", "app")).await.unwrap();
+    assert_eq!(clear.value("SELECT current_user").await.unwrap(), "clear");
+    assert_eq!(sqlstate(connect(&scene.proxy.login("clear", "wrong", "app")).await), "28P01");
+    heard_before_login(&scene, "clear").await;
+    drop((driver, clear));
+    scene.finish().await;
+}
+
+/// Whatever is asked for, only its answer is heard.
+async fn heard_before_login(scene: &Scene, user: &str) {
+    let mut raw = Raw::tcp(&scene.proxy.address()).await;
+    raw.send(&raw::startup(raw::V3_0, &[("user", user), ("database", "app")])).await;
+    raw.expect("R").await;
+    raw.send(&raw::query("SELECT 1")).await;
+    let said = raw.end().await;
+    assert_eq!(said[0].sqlstate(), "08P01");
+    assert_eq!(said[0].field(b'M').unwrap(), "expected password response, got message type 81");
+}
+
+#[tokio::test]
+async fn two_proxies_live_in_one_process() {
+    let cluster = crate::harness::cluster::cluster(0).await;
+    let spec = ProxySpec::new(&cluster);
+    let mut running = Vec::new();
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..2 {
+        let ports = pgsteer::demo::workspace::free_ports(3).unwrap();
+        let path = folder.path().join(format!("proxy{number}.toml"));
+        let own = folder.path().join(number.to_string());
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(&path, spec.file(&own, &ports)).unwrap();
+        let loaded = pgsteer::config::load(Some(&path), std::iter::empty()).unwrap();
+        let app = pgsteer::app::App::start(loaded.settings, Some(path), Box::new(|_| Ok(()))).await.unwrap();
+        running.push((app, ports[0]));
+    }
+    let address = |port: u16| format!("127.0.0.1:{port}");
+    let mut pids = Vec::new();
+    for (_, port) in &running {
+        eventually("a login", async || {
+            let login = format!("host=127.0.0.1 port={port} user=app password=app-secret dbname=app");
+            connect(&login.parse().unwrap()).await.is_ok()
+        })
+        .await;
+        let mut raw = Raw::login(&address(*port), "app", "app-secret", "app").await;
+        pids.push(raw.value("SELECT pg_backend_pid()").await);
+    }
+    assert_ne!(pids[0], pids[1], "each has its own");
+    let (first, _) = running.remove(0);
+    first.stop().await;
+    let mut raw = Raw::login(&address(running[0].1), "app", "app-secret", "app").await;
+    assert!(raw.is_alive().await, "one ends, the other does not");
+    drop(raw);
+    running.remove(0).0.stop().await;
 }
 
 #[tokio::test]

@@ -5,14 +5,14 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::harness::drivers::{connect, sqlstate};
-use crate::harness::raw::{self, Raw};
+use crate::harness::raw::{self, Frame, Raw};
 use crate::harness::scene::{Scene, scene};
 use crate::harness::{eventually, soon};
 
-/// Resident memory of the proxy in kB.
-fn memory(scene: &Scene) -> u64 {
+/// A figure of the proxy's memory in kB: `VmRSS` is what it holds, `VmHWM` the most it ever held.
+fn memory(scene: &Scene, figure: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", scene.proxy.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -23,8 +23,13 @@ async fn silent_connections_keep_nobody_out() {
     })
     .await;
     let mut silent = Vec::new();
-    for _ in 0..90 {
-        silent.push(TcpStream::connect(scene.proxy.address()).await.unwrap());
+    for number in 0..200 {
+        let mut stream = TcpStream::connect(scene.proxy.address()).await.unwrap();
+        // Some say half a word.
+        if number % 2 == 1 {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &[0, 0, 39]).await.unwrap();
+        }
+        silent.push(stream);
     }
     assert!(scene.raw().await.is_alive().await);
     let mut first = Raw::over(silent.swap_remove(0));
@@ -54,25 +59,55 @@ async fn huge_messages_pass_without_being_held() {
     let scene = scene(0, |_| {}).await;
     let mut raw = scene.raw().await;
     raw.query("SELECT 1").await;
-    let before = memory(&scene);
-    // A row, a query text and a COPY, each far beyond any buffer.
-    let frames = raw.query("SELECT length(repeat('x', 60000000)), repeat('x', 60000000)").await;
-    assert!(frames.iter().any(|frame| frame.tag == b'D' && frame.body.len() > 60_000_000));
-    let text = format!("SELECT length('{}')", "y".repeat(30_000_000));
-    assert_eq!(raw.value(&text).await, "30000000");
-    raw.query("CREATE TEMP TABLE t (a text)").await;
-    let line = [vec![b'z'; 999_999], vec![b'\n']].concat();
-    raw.send(&raw::query("COPY t FROM STDIN")).await;
-    for _ in 0..30 {
-        raw.send(&raw::copy_data(&line)).await;
+    let before = memory(&scene, "VmHWM:");
+    // A row of 300 MB.
+    let frames = raw.query("SELECT repeat('x', 300000000)").await;
+    assert!(frames.iter().any(|frame| frame.tag == b'D' && frame.body.len() > 300_000_000));
+    drop(frames);
+    // A parameter and a query text of 100 MB.
+    let long = "y".repeat(100_000_000);
+    let batch =
+        [raw::parse("", "SELECT length($1)"), raw::bind("", "", &[&long]), raw::execute("", 0), raw::sync()];
+    for message in batch {
+        raw.send(&message).await;
     }
-    raw.send(&raw::copy_done()).await;
+    let frames = raw.until(b'Z').await;
+    assert!(
+        frames.iter().any(|frame| frame.tag == b'D' && frame.columns()[0].as_deref() == Some("100000000"))
+    );
+    assert_eq!(raw.value(&format!("SELECT length('{long}')")).await, "100000000");
+    drop(long);
+    // 200 MB of COPY into a server that stands still for a while.
+    let pid = raw.pid;
+    raw.query("CREATE TEMP TABLE t (a text)").await;
+    raw.send(&raw::query("COPY t FROM STDIN")).await;
+    raw.expect("G").await;
+    signal(pid, "STOP");
+    let writer = tokio::spawn(async move {
+        let line = raw::copy_data(&[vec![b'z'; 999_999], vec![b'\n']].concat());
+        for _ in 0..200 {
+            // Each waits as long as it must: LIMIT is for a server that takes what it is sent.
+            raw.send(&line).await;
+        }
+        raw.send(&raw::copy_done()).await;
+        raw
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!writer.is_finished(), "somebody takes what the server does not");
+    signal(pid, "CONT");
+    let mut raw = writer.await.unwrap();
     raw.until(b'Z').await;
-    assert_eq!(raw.value("SELECT count(*) FROM t").await, "30");
-    let grown = memory(&scene).saturating_sub(before);
-    assert!(grown < 16_384, "{grown} kB more than before");
+    assert_eq!(raw.value("SELECT count(*) FROM t").await, "200");
+    let grown = memory(&scene, "VmHWM:").saturating_sub(before);
+    assert!(grown < 4_096, "{grown} kB more than before");
     drop(raw);
     scene.finish().await;
+}
+
+fn signal(pid: i32, name: &str) {
+    let done =
+        std::process::Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
+    assert!(done.success());
 }
 
 #[tokio::test]
@@ -81,16 +116,23 @@ async fn a_slow_reader_costs_only_itself() {
     let mut slow = scene.raw().await;
     let mut quick = scene.raw().await;
     quick.query("SELECT 1").await;
-    let before = memory(&scene);
-    slow.send(&raw::query("SELECT repeat('x', 1000) FROM generate_series(1, 200000)")).await;
+    let before = memory(&scene, "VmHWM:");
+    slow.send(&raw::query("SELECT repeat('x', 1000) FROM generate_series(1, 300000)")).await;
     let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite'";
     scene.primary_says(blocked, "1").await;
     for _ in 0..200 {
         assert_eq!(quick.value("SELECT 1").await, "1");
     }
-    let grown = memory(&scene).saturating_sub(before);
-    assert!(grown < 8_192, "{grown} kB for a reader that does not read");
-    assert_eq!(slow.until(b'Z').await.iter().filter(|frame| frame.tag == b'D').count(), 200_000);
+    let mut rows = 0;
+    while let Some(frame) = slow.next().await {
+        rows += u32::from(frame.tag == b'D');
+        if frame.tag == b'Z' {
+            break;
+        }
+    }
+    assert_eq!(rows, 300_000);
+    let grown = memory(&scene, "VmHWM:").saturating_sub(before);
+    assert!(grown < 4_096, "{grown} kB for a reader that does not read");
     drop((slow, quick));
     scene.finish().await;
 }
@@ -141,6 +183,65 @@ async fn a_server_that_talks_garbage_is_left() {
     proxy.stop().await;
     task.abort();
     scene.finish().await;
+}
+
+/// A server in front of the real one that forwards everything and, when a client says the word, says `noise`.
+async fn noisy(target: String, noise: &'static [u8]) -> (String, tokio::task::JoinHandle<()>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let task = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let Ok(mut far) = TcpStream::connect(&target).await else { continue };
+            tokio::spawn(async move {
+                let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+                loop {
+                    tokio::select! {
+                        count = near.read(&mut up) => {
+                            let Ok(count @ 1..) = count else { return };
+                            if up[..count].windows(5).any(|part| part == b"noise") {
+                                near.write_all(noise).await.ok();
+                                continue;
+                            }
+                            far.write_all(&up[..count]).await.ok();
+                        }
+                        count = far.read(&mut down) => {
+                            let Ok(count @ 1..) = count else { return };
+                            near.write_all(&down[..count]).await.ok();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    (address, task)
+}
+
+#[tokio::test]
+async fn garbage_from_a_server_ends_one_session() {
+    let cluster = crate::harness::cluster::cluster(0).await;
+    for noise in [
+        &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+        b"\0\0\0\0\0\0\0\0",
+        b"T\xff\xff\xff\xff",
+        b"D\0\0\0\x03",
+        b"D\x7f\xff\xff\xff",
+        b"~\0\0\0\x04",
+    ] {
+        let (address, task) = noisy(cluster.n(0).address(), noise).await;
+        let proxy = crate::harness::proxy::ProxySpec::to(vec![(address, cluster.n(0).port())]).start().await;
+        let mut honest = Raw::login(&proxy.address(), "app", "app-secret", "app").await;
+        let mut raw = Raw::login(&proxy.address(), "app", "app-secret", "app").await;
+        raw.send(&raw::query("SELECT 'noise'")).await;
+        let frames = raw.end().await;
+        assert_eq!(frames.iter().map(Frame::sqlstate).collect::<Vec<_>>(), ["08P01"], "{noise:?}");
+        assert!(honest.is_alive().await, "others go on");
+        assert_eq!(proxy.log_text().matches("invalid message").count(), 1);
+        drop((raw, honest));
+        proxy.stop().await;
+        task.abort();
+    }
 }
 
 #[tokio::test]

@@ -201,3 +201,64 @@ async fn a_new_certificate_needs_no_restart() {
     drop(driver);
     proxy.stop().await;
 }
+
+#[tokio::test]
+async fn a_certificate_is_a_login_and_a_cancel_may_be_encrypted() {
+    let (cluster, papers) = (cluster(0).await, Papers::new());
+    let (cert, key) = papers.store("proxy", &papers.sign(&["localhost", "127.0.0.1"]));
+    let mut spec = ProxySpec::new(&cluster);
+    let ca = papers.ca();
+    spec.listener(0, &format!("tls = {{ mode = \"allow\", cert = {cert}, key = {key}, client_ca = {ca} }}"));
+    spec.tables(
+        "[[auth.rule]]\ntype = \"hostssl\"\nuser = \"app\"\nmethod = \"cert\"\n\
+         [[auth.user]]\nname = \"app\"\npassword = \"app-secret\"",
+    );
+    let proxy = spec.start().await;
+    let own_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "app");
+    let own = params.signed_by(&own_key, &papers.issuer).unwrap().pem();
+    papers.store("app", &(own, own_key.serialize_pem()));
+    let base = format!("host=127.0.0.1 port={} user=app dbname=app sslmode=require", proxy.port());
+    let pair = |name: &str| {
+        let file = |extension: &str| papers.file(&format!("{name}.{extension}")).display().to_string();
+        format!("{base} sslcert={} sslkey={}", file("pem"), file("key"))
+    };
+    let sql = ["-c", "SELECT current_user"];
+    assert_eq!(psql(cluster.programs(), &pair("app"), &sql).await.text(), "app");
+    assert!(!psql(cluster.programs(), &pair("proxy"), &sql).await.ok, "another name");
+    assert!(!psql(cluster.programs(), &base, &sql).await.ok, "no certificate");
+    // A running statement of such a session, cancelled over TLS.
+    let mut sleeper = Raw::over(encrypted(&proxy, &papers, "app").await);
+    sleeper.start(raw::V3_0, &[("user", "app"), ("database", "app")], "").await;
+    sleeper.send(&raw::query("SELECT pg_sleep(60)")).await;
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    cluster.n(0).wait_for(sleeping, "1", std::time::Duration::from_secs(10)).await.unwrap();
+    let mut cancel = Raw::over(encrypted(&proxy, &papers, "app").await);
+    cancel.send(&raw::cancel_request(sleeper.pid, &sleeper.key)).await;
+    cancel.end().await;
+    let frames = sleeper.until(b'Z').await;
+    assert!(frames.iter().any(|frame| frame.tag == b'E' && frame.sqlstate() == "57014"), "{frames:?}");
+    drop(sleeper);
+    proxy.stop().await;
+}
+
+/// A connection that is encrypted after SSLRequest, with a client certificate.
+async fn encrypted(
+    proxy: &TestProxy,
+    papers: &Papers,
+    name: &str,
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(papers.file("ca.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let chain = vec![CertificateDer::from_pem_file(papers.file(&format!("{name}.pem"))).unwrap()];
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(papers.file(&format!("{name}.key"))).unwrap();
+    let connector = TlsConnector::from(Arc::new(builder.with_client_auth_cert(chain, key).unwrap()));
+    let mut stream = tokio::net::TcpStream::connect(proxy.address()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, &raw::ssl_request()).await.unwrap();
+    assert_eq!(tokio::io::AsyncReadExt::read_u8(&mut stream).await.unwrap(), b'S');
+    soon("a handshake", connector.connect(ServerName::try_from("localhost").unwrap(), stream)).await.unwrap()
+}
