@@ -1,6 +1,7 @@
 //! The command line: which command, with which options, and its exit code.
 
 pub mod check;
+mod files;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -151,6 +152,9 @@ async fn run(path: Option<PathBuf>) -> ExitCode {
     };
     for warning in &loaded.warnings {
         warn!("configuration: {warning}");
+    }
+    if let Some(warning) = files::raise_limit(&loaded.settings) {
+        warn!("{warning}");
     }
     match serve(loaded.settings, path.as_deref(), set_level).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -45,6 +45,7 @@ const PATHS: &str = "/          live page\n\
 pub async fn serve(listener: TcpListener, state: Arc<AdminState>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut stopping = pin!(state.tasks.stopping());
+    let mut exhausted = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -52,9 +53,14 @@ pub async fn serve(listener: TcpListener, state: Arc<AdminState>) {
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => {
+                exhausted = false;
+                stream
+            }
             Err(error) => {
-                warn!(%error, "HTTP listener cannot accept");
+                if !std::mem::replace(&mut exhausted, true) {
+                    warn!(%error, "HTTP listener cannot accept");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -55,6 +55,21 @@ async fn too_many_clients_are_told_so() {
 }
 
 #[tokio::test]
+async fn a_low_soft_limit_of_open_files_is_no_limit() {
+    let scene = scene(0, |spec| {
+        spec.open_files(64);
+    })
+    .await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(connect(&scene.proxy.console_config()).await.unwrap());
+    }
+    assert_eq!(scene.proxy.page("/livez").await.unwrap().0, 200);
+    drop(clients);
+    scene.finish().await;
+}
+
+#[tokio::test]
 async fn huge_messages_pass_without_being_held() {
     let scene = scene(0, |_| {}).await;
     let mut raw = scene.raw().await;

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::ops::Deref;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use pgsteer::demo::cluster::Cluster;
 use pgsteer::demo::proxy::Proxy;
@@ -20,6 +22,7 @@ pub struct ProxySpec {
     sections: BTreeMap<String, BTreeMap<String, String>>,
     tables: String,
     listener: [String; 2],
+    open_files: Option<u32>,
 }
 
 impl ProxySpec {
@@ -42,6 +45,7 @@ impl ProxySpec {
             sections: BTreeMap::new(),
             tables: String::new(),
             listener: [String::new(), String::new()],
+            open_files: None,
         };
         spec.raw("cluster.tls", "{ mode = \"off\" }");
         spec.set("cluster.monitor.user", "pgsteer");
@@ -65,6 +69,12 @@ impl ProxySpec {
     /// Adds tables in TOML, such as `[[auth.user]]` with its keys.
     pub fn tables(&mut self, text: &str) -> &mut Self {
         writeln!(self.tables, "{text}").unwrap();
+        self
+    }
+
+    /// Starts it with this soft limit of open files, as a shell would.
+    pub fn open_files(&mut self, limit: u32) -> &mut Self {
+        self.open_files = Some(limit);
         self
     }
 
@@ -119,8 +129,14 @@ impl ProxySpec {
         let workspace = Workspace::create("pgsteer-p-", None).unwrap();
         let ports = free_ports(3).unwrap();
         let text = self.file(workspace.path(), &ports);
-        let program = Path::new(env!("CARGO_BIN_EXE_pgsteer"));
-        let proxy = Proxy::start(program, workspace.path(), &text, ports[2]).unwrap();
+        let mut program = PathBuf::from(env!("CARGO_BIN_EXE_pgsteer"));
+        if let Some(limit) = self.open_files {
+            let script = format!("#!/bin/sh\nulimit -Sn {limit}\nexec '{}' \"$@\"\n", program.display());
+            program = workspace.path().join("limited");
+            std::fs::write(&program, script).unwrap();
+            std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        }
+        let proxy = Proxy::start(&program, workspace.path(), &text, ports[2]).unwrap();
         TestProxy { proxy, ports, workspace }
     }
 }
