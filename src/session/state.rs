@@ -144,12 +144,10 @@ impl State {
 
     /// The effects of a text, if it has any.
     fn text_effects(&self, sql: Option<&[u8]>) -> Option<SharedEffects> {
+        // None: cut off, or too long to be seen whole. Long texts are data; a setting in the middle of one is not seen.
+        let sql = sql.filter(|sql| !effect::looks_plain(sql))?;
         let standard = self.params.standard_strings();
-        match sql {
-            Some(sql) if !effect::is_plain(sql, standard) => Some(Rc::from(effect::effects(sql, standard))),
-            // None: cut off, or too long to be seen whole. Long texts are data; a setting in the middle of one is not seen.
-            Some(_) | None => None,
-        }
+        (!effect::is_plain(sql, standard)).then(|| Rc::from(effect::effects(sql, standard)))
     }
 
     fn parse(&mut self, message: &[u8], body: &[u8], whole: bool) -> Option<Box<Candidate>> {

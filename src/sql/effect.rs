@@ -87,8 +87,59 @@ pub fn effects(sql: &[u8], standard_strings: bool) -> Vec<Effect> {
     found
 }
 
+/// First words of statements that may have an effect by themselves.
+const FIRST_WORDS: [&[u8]; 17] = [
+    b"abort",
+    b"begin",
+    b"close",
+    b"commit",
+    b"create",
+    b"deallocate",
+    b"declare",
+    b"discard",
+    b"end",
+    b"listen",
+    b"prepare",
+    b"reset",
+    b"rollback",
+    b"savepoint",
+    b"set",
+    b"start",
+    b"unlisten",
+];
+
+/// True only when nothing in `sql` has an effect, however its strings are read; false when more must be looked at. Most
+/// statements are settled here, for a small part of what reading all their tokens costs.
+pub fn looks_plain(sql: &[u8]) -> bool {
+    let text = sql.trim_ascii_end();
+    let text = text.strip_suffix(b";").unwrap_or(text);
+    if memchr::memchr(b';', text).is_some() {
+        return false;
+    }
+    let first = Lexer::new(text, true).next();
+    let begins_plain = match first {
+        Some(Token::Word(word)) => !FIRST_WORDS.iter().any(|first| word.eq_ignore_ascii_case(first)),
+        _ => true,
+    };
+    // All that a body can do is call a lock function and select INTO TEMP.
+    begins_plain && !holds(text, b"advisory", 2) && !holds(text, b"temp", 2)
+}
+
+/// Whether `word` stands anywhere in `text`, in any case; it is looked for by its letter at `rare`.
+fn holds(text: &[u8], word: &[u8], rare: usize) -> bool {
+    let Some(&letter) = word.get(rare) else { return false };
+    memchr::memchr2_iter(letter, letter.to_ascii_uppercase(), text).any(|at| {
+        let start = at.checked_sub(rare);
+        let found = start.and_then(|start| text.get(start..)?.get(..word.len()));
+        found.is_some_and(|found| found.eq_ignore_ascii_case(word))
+    })
+}
+
 /// True when nothing in `sql` has an effect: decided without keeping anything.
 pub fn is_plain(sql: &[u8], standard_strings: bool) -> bool {
+    if looks_plain(sql) {
+        return true;
+    }
     let mut plain = true;
     each(sql, standard_strings, &mut |effect| plain &= effect == Effect::None);
     plain
@@ -484,7 +535,42 @@ mod tests {
         assert!(!is_plain(b"select 1; listen x", true));
     }
 
+    #[test]
+    fn most_statements_are_settled_at_a_glance() {
+        for sql in [
+            "",
+            ";",
+            "select 1",
+            "INSERT INTO t VALUES ('v')",
+            "/* v */ update m set a = 1 ; \n",
+            "(select 1)",
+        ] {
+            assert!(looks_plain(sql.as_bytes()), "{sql}");
+        }
+        for sql in
+            ["select 1; select 2", "-- set\nset a = 1", "select Pg_Advisory_Lock(1)", "select 1 into TEMP t"]
+        {
+            assert!(!looks_plain(sql.as_bytes()), "{sql}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_glance_sees_no_less_than_a_look(
+            words in proptest::collection::vec(
+                "(abort|begin|close all|commit|create temp|deallocate q|declare c cursor with hold|discard all|end|listen c|\
+                prepare q as|reset a|rollback|savepoint s|set a = 1|start transaction|unlisten \\*|into temporary t|\
+                pg_advisory_lock|PG_TRY_ADVISORY_LOCK|select|;|\\(|'x'|/\\* c \\*/|-- c\n)",
+                0..4,
+            ),
+            standard: bool,
+        ) {
+            let text = words.join(" ");
+            let plain = effects(text.as_bytes(), standard).iter().all(|effect| *effect == Effect::None);
+            prop_assert!(plain || !looks_plain(text.as_bytes()), "{}", text);
+            prop_assert_eq!(is_plain(text.as_bytes(), standard), plain);
+        }
+
         #[test]
         fn any_text_is_survived(text in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = effects(&text, true);
