@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::tls::{ServerTlsContext, Upstream};
-use super::{Plain, Stream};
+use super::{Peer, Plain, Stream};
 use crate::config::{NodeAddress, TlsMode};
 use crate::wire::encode;
 
@@ -140,7 +140,7 @@ async fn connect(address: &NodeAddress, deadline: Instant) -> Result<Plain, Dial
             Ok(Ok(socket)) => {
                 socket.set_nodelay(true)?;
                 keep_alive(&SockRef::from(&socket))?;
-                return Ok(Plain::Tcp(socket));
+                return Ok(Plain::Tcp(socket, Peer::tcp(*one)));
             }
             Ok(Err(error)) => failed = error.into(),
             Err(_) => failed = DialError::Timeout,

@@ -15,8 +15,8 @@ use super::listener::Peer;
 /// A connected socket without TLS.
 #[derive(Debug)]
 pub enum Plain {
-    /// TCP.
-    Tcp(TcpStream),
+    /// TCP, and who is at the other end.
+    Tcp(TcpStream, Peer),
     /// Unix domain.
     Unix(UnixStream),
     /// Taken out to be moved to another thread, which failed: every call is an error.
@@ -32,7 +32,7 @@ impl Plain {
     /// (after a read that exactly filled its buffer) and, for a moment, no too often.
     pub fn readable_now(&self) -> bool {
         match self {
-            Self::Tcp(socket) => socket.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Tcp(socket, _) => socket.try_io(Interest::READABLE, || Ok(())).is_ok(),
             Self::Unix(socket) => socket.try_io(Interest::READABLE, || Ok(())).is_ok(),
             Self::Gone => true,
         }
@@ -41,7 +41,7 @@ impl Plain {
     /// Waits until a read would not block, without reading.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(socket) => socket.poll_read_ready(cx),
+            Self::Tcp(socket, _) => socket.poll_read_ready(cx),
             Self::Unix(socket) => socket.poll_read_ready(cx),
             Self::Gone => Poll::Ready(Err(gone())),
         }
@@ -50,7 +50,7 @@ impl Plain {
     /// Registers the socket with the runtime of the calling thread.
     pub fn rehome(self) -> io::Result<Self> {
         match self {
-            Self::Tcp(socket) => Ok(Self::Tcp(TcpStream::from_std(socket.into_std()?)?)),
+            Self::Tcp(socket, peer) => Ok(Self::Tcp(TcpStream::from_std(socket.into_std()?)?, peer)),
             Self::Unix(socket) => Ok(Self::Unix(UnixStream::from_std(socket.into_std()?)?)),
             Self::Gone => Err(gone()),
         }
@@ -59,7 +59,7 @@ impl Plain {
     /// The other end.
     pub fn peer(&self) -> Option<Peer> {
         match self {
-            Self::Tcp(socket) => socket.peer_addr().ok().map(Peer::tcp),
+            Self::Tcp(_, peer) => Some(*peer),
             Self::Unix(_) => Some(Peer::Unix),
             Self::Gone => None,
         }
@@ -69,7 +69,7 @@ impl Plain {
 impl AsyncRead for Plain {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tcp(socket, _) => Pin::new(socket).poll_read(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Gone => Poll::Ready(Err(gone())),
         }
@@ -79,7 +79,7 @@ impl AsyncRead for Plain {
 impl AsyncWrite for Plain {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Tcp(socket, _) => Pin::new(socket).poll_write(cx, buf),
             Self::Unix(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Gone => Poll::Ready(Err(gone())),
         }
@@ -91,7 +91,7 @@ impl AsyncWrite for Plain {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Tcp(socket, _) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Self::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
             Self::Gone => Poll::Ready(Err(gone())),
         }
@@ -107,7 +107,7 @@ impl AsyncWrite for Plain {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tcp(socket, _) => Pin::new(socket).poll_shutdown(cx),
             Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Gone => Poll::Ready(Err(gone())),
         }

@@ -71,7 +71,7 @@ impl Stream {
         }
     }
 
-    /// The other end; `None` when the connection is already gone.
+    /// The other end; `None` when the socket could not be moved to this thread.
     pub fn peer(&self) -> Option<Peer> {
         self.plain().peer()
     }

@@ -48,6 +48,22 @@ async fn until(mut condition: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
+async fn accepted_sockets_do_not_wait_and_learn_of_a_dead_peer() {
+    let mut listener = listen(&tcp("127.0.0.1")).await;
+    let port = listener.local_addr().unwrap().port();
+    let address = NodeAddress::new("127.0.0.1", port);
+    let (dialled, accepted) = tokio::join!(dial_plain(&address, soon()), listener.accept());
+    dialled.unwrap();
+    let (AcceptedSocket::Tcp(socket, _), peer) = accepted.unwrap() else { panic!("TCP was dialled") };
+    let options = socket2::SockRef::from(&socket);
+    assert!(options.tcp_nodelay().unwrap() && options.keepalive().unwrap());
+    assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
+    assert_eq!(options.tcp_user_timeout().unwrap(), Some(Duration::from_mins(1)));
+    let stream = AcceptedSocket::Tcp(socket, peer).into_stream().unwrap();
+    assert_eq!(stream.peer(), Some(peer));
+}
+
+#[tokio::test]
 async fn star_takes_both_families_and_ipv4_shows_as_ipv4() {
     let mut listener = listen(&tcp("*")).await;
     let port = listener.local_addr().unwrap().port();

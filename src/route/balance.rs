@@ -13,22 +13,24 @@ pub trait NodeLoad {
 
 /// A small, fast source of numbers that only have to be spread (SplitMix64); never for secrets.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng(Option<u64>);
 
 impl Rng {
     /// The sequence that belongs to `seed`.
     pub fn new(seed: u64) -> Self {
-        Rng(seed)
+        Rng(Some(seed))
     }
 
-    /// A sequence seeded by the system, or by a constant when the system has no randomness to give.
+    /// A sequence seeded by the system when its first number is wanted, which for a primary is never; by a constant when
+    /// the system has no randomness to give.
     pub fn from_system() -> Self {
-        Rng(getrandom::u64().unwrap_or(0x9E37_79B9_7F4A_7C15))
+        Rng(None)
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
+        let last = self.0.unwrap_or_else(|| getrandom::u64().unwrap_or(0x9E37_79B9_7F4A_7C15));
+        let mut z = last.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.0 = Some(z);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)

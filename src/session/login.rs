@@ -30,6 +30,8 @@ use crate::wire::startup::{PROTOCOL_3_2, Refusal, Startup, option_settings};
 
 /// Bytes of the secret told to a client: 4 fit every protocol, 32 need 3.2.
 const KEY_BYTES: [usize; 2] = [4, 32];
+/// Room for what a client is told at the end of its login, bytes.
+const GREETING_BYTES: usize = 512;
 
 /// What an accepted socket became.
 pub enum Outcome {
@@ -220,11 +222,11 @@ async fn enter(
     began: Instant,
 ) -> Outcome {
     let key_bytes = KEY_BYTES[usize::from(proven.startup.version >= PROTOCOL_3_2)];
-    let mut key = vec![0; key_bytes];
-    let mut pid = [0; 4];
-    if auth::random(&mut key).is_err() || auth::random(&mut pid).is_err() {
+    let mut key = vec![0; key_bytes + 4];
+    if auth::random(&mut key).is_err() {
         return Outcome::Done;
     }
+    let pid = key.split_off(key_bytes).try_into().unwrap_or([0; 4]);
     // Out of the range of real process ids: told only while there is no server to take one from.
     let pid = i32::from_be_bytes(pid) | 0x4000_0000;
     let pid = pid & i32::MAX;
@@ -327,11 +329,15 @@ impl Session {
             return false;
         };
         self.state.params.adopt(&params, &[]);
+        if !self.entry.application.is_empty() {
+            self.state.params.report("application_name", &self.entry.application);
+        }
         true
     }
 
     /// The end of a login as a server sends it: parameters, key, ready.
     fn greet(&mut self) {
+        self.replies.reserve(GREETING_BYTES);
         for (name, value) in self.state.params.all_reported() {
             encode::parameter_status(&mut self.replies, name, value);
         }

@@ -80,24 +80,26 @@ impl Params {
         }
     }
 
-    /// Notes what another backend reported at its login and `later`; returns what is new to the client.
+    /// Notes what another backend reported at its login and `later`; returns what is new to the client. Of the first
+    /// backend nothing is: the end of the login tells it all.
     pub fn adopt(&mut self, base: &pool::Params, later: &[(String, String)]) -> Vec<(String, String)> {
         let later_pairs = later.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let is_later = |name: &str| later.iter().any(|(key, _)| key == name);
-        let pairs = base.iter().filter(|(name, _)| !is_later(name)).chain(later_pairs);
-        let mut changed = Vec::new();
-        for (name, value) in pairs.filter(|(name, _)| *name != HOT_STANDBY) {
-            if self.report(name, value) {
-                changed.push((name.to_owned(), value.to_owned()));
-            }
-        }
+        let told = !self.base.is_empty();
+        let pairs = base.iter().filter(|(name, _)| !is_later(name)).chain(later_pairs.clone());
+        let changed = pairs
+            .filter(|(name, value)| told && *name != HOT_STANDBY && self.reported(name) != Some(*value))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
         let old = std::mem::replace(&mut self.base, base.clone());
-        for (name, value) in old.iter().filter(|(name, _)| base.get(name).is_none()) {
-            if self.own.iter().all(|(key, _)| &**key != name) {
-                self.own.push((name.into(), value.into()));
+        // What the new backend has not mentioned stays as the client knows it.
+        self.own.retain(|(name, _)| base.get(name).is_none());
+        for (name, value) in old.iter().filter(|(name, _)| base.get(name).is_none()).chain(later_pairs) {
+            if name == HOT_STANDBY || (self.own.iter().any(|(key, _)| &**key == name) && !is_later(name)) {
+                continue;
             }
+            self.report(name, value);
         }
-        self.own.retain(|(name, value)| base.get(name) != Some(value));
         self.own.shrink_to_fit();
         changed
     }
@@ -313,6 +315,52 @@ mod tests {
         }
         assert!(params.is_pinned());
         assert_eq!(params.replays().count(), MAX_SETTINGS);
+    }
+
+    fn reported_by_server(pairs: &[(&str, &str)]) -> pool::Params {
+        let mut params = pool::Params::default();
+        for (name, value) in pairs {
+            params.set(name, value);
+        }
+        params
+    }
+
+    fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn another_backend_changes_what_it_says_and_nothing_else() {
+        let mut params = Params::default();
+        params.report("application_name", "app");
+        let first = reported_by_server(&[
+            ("TimeZone", "UTC"),
+            ("server_version", "15.1"),
+            ("old", "1"),
+            (HOT_STANDBY, "off"),
+        ]);
+        // The login tells everything: nothing is news.
+        assert_eq!(params.adopt(&first, &owned(&[("application_name", "app")])), []);
+        params.report("TimeZone", "CET");
+        let second =
+            reported_by_server(&[("TimeZone", "UTC"), ("server_version", "15.2"), (HOT_STANDBY, "on")]);
+        let later = owned(&[("TimeZone", "CET"), ("work", "x")]);
+        assert_eq!(params.adopt(&second, &later), owned(&[("server_version", "15.2"), ("work", "x")]));
+        let mut all: Vec<_> = params.all_reported().collect();
+        all.sort_unstable();
+        assert_eq!(
+            all,
+            [
+                ("TimeZone", "CET"),
+                ("application_name", "app"),
+                ("old", "1"),
+                ("server_version", "15.2"),
+                ("work", "x")
+            ]
+        );
+        assert_eq!(params.adopt(&second, &[]), owned(&[("TimeZone", "UTC")]));
+        assert_eq!(params.reported("TimeZone"), Some("UTC"));
+        assert_eq!(params.reported("application_name"), Some("app"));
     }
 
     #[test]

@@ -22,7 +22,9 @@ fn sized(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
 
 /// Appends bytes and the zero that ends them; bytes after an inner zero are dropped, as C would.
 pub fn cstr(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
-    out.extend(text.as_ref().iter().take_while(|byte| **byte != 0));
+    let text = text.as_ref();
+    let end = memchr::memchr(0, text).unwrap_or(text.len());
+    out.extend_from_slice(text.get(..end).unwrap_or_default());
     out.push(0);
 }
 

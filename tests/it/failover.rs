@@ -53,10 +53,12 @@ async fn survives(loss: Loss) {
     oracle.more_writes(50).await;
 
     loss.strike(&scene).await;
-    let config = scene.proxy.config();
+    let mut config = scene.proxy.config();
+    config.application_name("newcomer");
     let newcomer = tokio::spawn(async move {
         let driver = connect(&config).await?;
-        driver.value("CREATE TABLE newcomer AS SELECT 1; SELECT current_setting('port')").await
+        let wanted = "current_setting('application_name') || ' on ' || current_setting('port')";
+        driver.value(&format!("CREATE TABLE newcomer AS SELECT 1; SELECT {wanted}")).await
     });
     oracle.more_reads(20).await;
     let (new, asked, writable) = scene.promote_best().await;
@@ -68,7 +70,7 @@ async fn survives(loss: Loss) {
     assert!(gap < Duration::from_secs(2), "{loss:?}: {gap:?}");
 
     let port = scene.cluster.n(new).port().to_string();
-    assert_eq!(soon("the newcomer", newcomer).await.unwrap().unwrap(), port);
+    assert_eq!(soon("the newcomer", newcomer).await.unwrap().unwrap(), format!("newcomer on {port}"));
     assert_eq!(idle.value("SHOW work_mem").await, "7MB");
     assert_eq!(idle.value("SHOW application_name").await, "patient");
     assert_eq!(idle.value("SHOW port").await, port);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::config::TlsMode::{self, Require, VerifyCa, VerifyFull};
 use crate::config::{ClientTls, ClientTlsMode, NodeAddress, ServerTls};
-use crate::net::{DialError, Plain, Stream, dial};
+use crate::net::{DialError, Peer, Plain, Stream, dial};
 
 /// A CA, a server certificate and a client certificate in files.
 struct Files {
@@ -73,13 +73,13 @@ async fn serve(
 ) -> std::io::Result<Stream> {
     let mut last = Err(std::io::ErrorKind::NotConnected.into());
     for _ in 0..connections {
-        let (mut socket, _) = listener.accept().await?;
+        let (mut socket, peer) = listener.accept().await?;
         let mut request = [0; 8];
         if socket.read_exact(&mut request).await.is_err() {
             continue;
         }
         socket.write_all(&[answer]).await?;
-        let plain = Stream::Plain(Plain::Tcp(socket));
+        let plain = Stream::Plain(Plain::Tcp(socket, Peer::tcp(peer)));
         last = if answer == b'S' { acceptor.accept(plain, b"", false, soon()).await } else { Ok(plain) };
     }
     last
@@ -235,10 +235,10 @@ async fn direct_tls_needs_alpn() {
             stream.read_u8().await
         };
         let server = async {
-            let (mut socket, _) = listener.accept().await.unwrap();
+            let (mut socket, peer) = listener.accept().await.unwrap();
             let mut first = [0; 100];
             socket.read_exact(&mut first).await.unwrap();
-            let plain = Stream::Plain(Plain::Tcp(socket));
+            let plain = Stream::Plain(Plain::Tcp(socket, Peer::tcp(peer)));
             let mut stream = acceptor.accept(plain, &first, true, soon()).await?;
             let mut hello = [0; 5];
             stream.read_exact(&mut hello).await?;
@@ -259,8 +259,8 @@ async fn garbage_instead_of_a_handshake_is_an_error() {
     let acceptor = ClientTlsAcceptor::load(&files.client_tls("named", None)).unwrap().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (socket, _) = listener.accept().await.unwrap();
-    let plain = Stream::Plain(Plain::Tcp(socket));
+    let (socket, peer) = listener.accept().await.unwrap();
+    let plain = Stream::Plain(Plain::Tcp(socket, Peer::tcp(peer)));
     assert!(acceptor.accept(plain, b"GET / HTTP/1.1\r\n\r\n", true, soon()).await.is_err());
     drop(client);
 }
