@@ -24,8 +24,6 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Questions without an answer before the connection is dead.
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Time that sent data may stay unacknowledged: the same span as keepalive gives an idle peer.
-const USER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Why a node could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -149,12 +147,12 @@ async fn connect(address: &NodeAddress, deadline: Instant) -> Result<Plain, Dial
     Err(failed)
 }
 
-/// Makes a dead peer known: after a minute of silence at the latest.
+/// Makes the death of an idle peer known: after a minute of silence at the latest. No TCP_USER_TIMEOUT: Linux ends a
+/// connection by it whose peer is alive and only takes nothing, and a client may read, a server work, as slowly as it likes.
 pub(super) fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_keepalive(&keepalive)
 }
