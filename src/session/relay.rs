@@ -181,7 +181,7 @@ impl Session {
         loop {
             let next = self.up.look();
             // Judged before the rest is waited for, as by a server.
-            let (tag, kind) = match judge(self.up.head()) {
+            let kind = match judge(self.up.head()) {
                 None => return Look::Done,
                 Some(Ok(known)) => known,
                 Some(Err(error)) => return self.no_protocol(error),
@@ -195,7 +195,7 @@ impl Session {
                 return Look::Stop(Event::Terminate);
             }
             let look = if self.limbo.is_some() || self.attached.is_none() {
-                self.look_without_backend(tag, kind, len)
+                self.look_without_backend(kind, len)
             } else {
                 self.look_with_backend(kind, len, whole)
             };
@@ -234,12 +234,9 @@ impl Session {
     }
 
     /// A message while there is no backend: answered here, or the reason to find one.
-    fn look_without_backend(&mut self, tag: u8, kind: Kind, len: usize) -> Option<Look> {
+    fn look_without_backend(&mut self, kind: Kind, len: usize) -> Option<Look> {
         if self.replies.len() > REPLIES_MAX {
             return Some(Look::WriteFirst);
-        }
-        if kind == Kind::Password {
-            return Some(Look::Stop(Event::Violation(unknown_type(tag))));
         }
         if let Some(limbo) = self.limbo.as_mut() {
             let message = self.up.peek(len);
@@ -400,15 +397,17 @@ fn may_be_failover(body: &[u8]) -> bool {
     MAY_BE_FAILOVER.contains(&ErrorView::new(body).code())
 }
 
-/// Type and kind of the client message that begins with `head`, or why it is none; a server judges the type before the
+/// The kind of the client message that begins with `head`, or why it is none; a server judges the type before the
 /// length. `None` when nothing is there.
-fn judge(head: &[u8]) -> Option<Result<(u8, Kind), PgError>> {
+fn judge(head: &[u8]) -> Option<Result<Kind, PgError>> {
     let (&tag, length) = head.split_first()?;
-    let Some(kind) = Kind::of(tag) else { return Some(Err(unknown_type(tag))) };
-    let Some(length) = length.first_chunk() else { return Some(Ok((tag, kind))) };
+    // Passwords are for logins.
+    let kind = Kind::of(tag).filter(|kind| *kind != Kind::Password);
+    let Some(kind) = kind else { return Some(Err(unknown_type(tag))) };
+    let Some(length) = length.first_chunk() else { return Some(Ok(kind)) };
     let length = u32::from_be_bytes(*length);
     Some(if (4..=kind.length_limit()).contains(&length) {
-        Ok((tag, kind))
+        Ok(kind)
     } else {
         Err(violation(format!(
             "invalid message length {} in message of type 0x{tag:02x}",

@@ -137,6 +137,8 @@ impl State {
             Kind::Sync => Request::Sync,
             Kind::FunctionCall => Request::FunctionCall,
             Kind::CopyDone | Kind::CopyFail => Request::CopyEnd,
+            // With a body it is refused, and everything up to the next Sync passed over, as with any extended message.
+            Kind::Flush if message.len() > HEADER_LEN => Request::Describe,
             Kind::CopyData | Kind::Flush | Kind::Terminate | Kind::Password => return,
         };
         self.pipeline.sent(request);

@@ -38,18 +38,22 @@ fn last_words() -> Vec<(&'static str, Vec<u8>)> {
         ("in a slow pipeline", slow),
         ("in a running query", query("SELECT pg_sleep(60)")),
         ("in the middle of a message", query("SELECT 'half of it'")[..12].to_vec()),
+        ("in the middle of a long message", query(&"x".repeat(1_000_000))[..300_000].to_vec()),
+        ("behind its transaction", query("COMMIT; DELETE FROM t; SELECT pg_advisory_lock(1)")),
     ]
 }
 
 #[tokio::test]
 async fn whoever_vanishes_holds_nothing() {
     let scene = scene(0, |spec| {
-        spec.raw("pool.size", "1");
+        spec.raw("pool.size", "2");
     })
     .await;
-    scene.raw().await.query("CREATE TABLE t (a int)").await;
+    let mut neighbour = scene.raw().await;
+    neighbour.query("CREATE TABLE t (a int)").await;
     let mut admin = scene.cluster.n(0).sql_in("app").await.unwrap();
-    let locks = "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND pid <> pg_backend_pid()";
+    let locks = "SELECT count(*) FROM pg_locks WHERE pid <> pg_backend_pid() \
+                 AND (relation = 't'::regclass OR locktype = 'advisory')";
     let mut times = Vec::new();
     for reset in [false, true] {
         for (name, bytes) in last_words() {
@@ -65,7 +69,8 @@ async fn whoever_vanishes_holds_nothing() {
             let gone = Instant::now();
             eventually("the locks to go", async || admin.one(locks).await.unwrap() == "0").await;
             times.push(gone.elapsed());
-            // With one backend per pool the next client gets the same one, or a new one in its place.
+            assert!(neighbour.is_alive().await, "{name}");
+            // The other backend of the pool is the neighbour's: the next client gets this one, or one in its place.
             let mut next = scene.raw().await;
             assert_eq!(next.value("SHOW work_mem").await, "4MB", "{name}");
             assert_eq!(next.value("SELECT count(*) FROM t").await, "0", "{name}: rolled back");

@@ -253,3 +253,17 @@ fn a_reset_of_the_name_is_hidden_and_made_good() {
     );
     assert!(!state.wants_name());
 }
+
+#[test]
+fn a_flush_with_a_body_is_an_extended_message_that_fails() {
+    let mut state = State::new(1000);
+    send(&mut state, b'H', b"");
+    assert!(state.is_quiet());
+    send(&mut state, b'H', b"what");
+    reply(&mut state, &[(b'E', "")]);
+    query(&mut state, "select 1");
+    assert!(!state.is_quiet(), "passed over up to the Sync");
+    send(&mut state, b'S', b"");
+    reply(&mut state, &[(b'Z', "I")]);
+    assert!(state.is_quiet());
+}
