@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench program")]
 
+mod traffic;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +22,10 @@ use pgsteer::scram::server::{Offer, Server};
 use pgsteer::scram::{NONCE_BYTES, Verifier};
 use pgsteer::session::state::State;
 use pgsteer::topology::{Epoch, Health, NodeId, Nudges, Role, Store, Topology};
+use pgsteer::wire::frame;
 use pgsteer::wire::frontend::Kind;
-use pgsteer::wire::{encode, frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::time::Instant;
 
@@ -35,39 +37,9 @@ fn main() {
     divan::main();
 }
 
-fn append(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
-    encode::message(out, tag, |to| to.extend_from_slice(body));
-}
-
-/// What the client sends and what the server answers, as pgbench and a server do it.
-fn round_trip(mode: &str) -> (Vec<u8>, Vec<u8>) {
-    let (mut up, mut down) = (Vec::new(), Vec::new());
-    match mode {
-        "simple" => encode::query(&mut up, "SELECT abalance FROM pgbench_accounts WHERE aid = 4711;"),
-        "extended" => {
-            append(&mut up, b'P', b"\0SELECT abalance FROM pgbench_accounts WHERE aid = $1;\0\0\0");
-            append(&mut down, b'1', b"");
-        }
-        _ => {}
-    }
-    if mode != "simple" {
-        let name = if mode == "prepared" { "P_0" } else { "" };
-        append(&mut up, b'B', format!("\0{name}\0\0\0\0\x01\0\0\0\x044711\0\0").as_bytes());
-        append(&mut up, b'D', b"P\0");
-        append(&mut up, b'E', b"\0\0\0\0\0");
-        encode::sync(&mut up);
-        append(&mut down, b'2', b"");
-    }
-    append(&mut down, b'T', &[0; 33]);
-    append(&mut down, b'D', b"\0\x01\0\0\0\x010");
-    encode::command_complete(&mut down, "SELECT 1");
-    encode::ready_for_query(&mut down, b'I');
-    (up, down)
-}
-
 #[divan::bench(args = ["simple", "extended", "prepared"])]
 fn books_of_a_round_trip(bencher: Bencher, mode: &str) {
-    let (up, down) = round_trip(mode);
+    let (up, down) = traffic::round_trip(mode);
     let mut state = State::new(1 << 20);
     bencher.bench_local(|| {
         let mut rest = black_box(&up[..]);
@@ -108,20 +80,6 @@ fn scram_login(bencher: Bencher) {
     });
 }
 
-/// Logs anybody in and says no more.
-async fn greet(mut socket: TcpStream) -> std::io::Result<()> {
-    let length = socket.read_u32().await?;
-    let mut packet = vec![0; length as usize - 4];
-    socket.read_exact(&mut packet).await?;
-    let mut out = Vec::new();
-    encode::auth_ok(&mut out);
-    encode::parameter_status(&mut out, "in_hot_standby", "off");
-    encode::backend_key_data(&mut out, 1, b"key!");
-    encode::ready_for_query(&mut out, b'I');
-    socket.write_all(&out).await?;
-    socket.read_u8().await.map(drop)
-}
-
 async fn pool() -> Arc<Registry> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = NodeAddress::new("127.0.0.1", listener.local_addr().unwrap().port());
@@ -130,8 +88,10 @@ async fn pool() -> Arc<Registry> {
     settings.pool.warm = 0;
     let tasks = Tasks::new();
     tasks.spawn(async move {
-        let (socket, _) = listener.accept().await.unwrap();
-        let _ = greet(socket).await;
+        let (mut socket, _) = listener.accept().await.unwrap();
+        // It ends with the bench.
+        let _ = traffic::greet(&mut socket).await;
+        let _ = socket.read_u8().await;
     });
     let mut topology = Topology::unseen(&settings.cluster.nodes);
     (topology.epoch, topology.primary) = (Epoch(1), Some(NodeId(0)));
