@@ -90,6 +90,7 @@ impl Half {
     }
 
     /// True when bytes wait to be written.
+    #[inline]
     pub fn must_write(&self) -> bool {
         self.seen > self.start
     }
@@ -120,6 +121,7 @@ impl Half {
     }
 
     /// The first `len` bytes that have not been looked at.
+    #[inline]
     pub fn peek(&self, len: usize) -> &[u8] {
         self.unseen().get(..len).unwrap_or_default()
     }
@@ -131,6 +133,7 @@ impl Half {
     }
 
     /// Looks at what is next. Bytes of a message under way have been passed on or dropped before.
+    #[inline]
     pub fn look(&mut self) -> Result<Next, BadLength> {
         self.drop_some();
         self.pass_some();
@@ -163,6 +166,7 @@ impl Half {
     }
 
     /// Lets the next message through: whole, or its beginning and then the rest as it comes.
+    #[inline]
     pub fn pass(&mut self) {
         if let Ok(Some(header)) = frame::header(self.unseen()) {
             self.passing = header.len;

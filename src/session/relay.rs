@@ -65,6 +65,15 @@ enum Look {
     Stop(Event),
 }
 
+/// The next message of the client.
+struct Sent {
+    kind: Kind,
+    /// Bytes of it that are here.
+    len: usize,
+    /// They are all of it.
+    whole: bool,
+}
+
 /// SQLSTATEs of FATAL errors that may mean the whole server and not just this backend.
 const MAY_BE_FAILOVER: [SqlState; 3] =
     [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
@@ -179,17 +188,10 @@ impl Session {
 
     fn look_up(&mut self) -> Look {
         loop {
-            let next = self.up.look();
-            // Judged before the rest is waited for, as by a server.
-            let kind = match judge(self.up.head()) {
-                None => return Look::Done,
-                Some(Ok(known)) => known,
-                Some(Err(error)) => return self.no_protocol(error),
-            };
-            let (len, whole) = match next {
-                Ok(Next::Whole(_, len)) => (len, true),
-                Ok(Next::Part(_, len)) => (len, false),
-                Ok(Next::More) | Err(_) => return Look::Done,
+            let Sent { kind, len, whole } = match self.next_up() {
+                Ok(Some(sent)) => sent,
+                Ok(None) => return Look::Done,
+                Err(error) => return self.no_protocol(*error),
             };
             if kind == Kind::Terminate {
                 return Look::Stop(Event::Terminate);
@@ -203,6 +205,28 @@ impl Session {
                 return look;
             }
         }
+    }
+
+    fn next_up(&mut self) -> Result<Option<Sent>, Box<PgError>> {
+        let next = self.up.look();
+        match next {
+            // Nearly always: nothing is left, or a whole message of a length that its type may have.
+            Ok(Next::More) if !self.up.has_unseen() => return Ok(None),
+            Ok(Next::Whole(tag, len)) => {
+                if let Some(kind) = Kind::of(tag).filter(|kind| len <= kind.length_limit() as usize) {
+                    return Ok(Some(Sent { kind, len, whole: true }));
+                }
+            }
+            _ => {}
+        }
+        // Judged before the rest is waited for, as by a server.
+        let Some(judged) = judge(self.up.head()) else { return Ok(None) };
+        let kind = judged.map_err(Box::new)?;
+        Ok(match next {
+            Ok(Next::Whole(_, len)) => Some(Sent { kind, len, whole: true }),
+            Ok(Next::Part(_, len)) => Some(Sent { kind, len, whole: false }),
+            Ok(Next::More) | Err(_) => None,
+        })
     }
 
     /// What the client sends is no message. A server that is there says so itself, behind all it still has to answer;

@@ -299,8 +299,11 @@ impl Session {
         self.up.clear();
         self.down.clear();
         self.ctx.directory.leave(self.entry.id);
-        // The client may be gone already: its socket is closed either way.
-        let _ = tokio::time::timeout(LAST_WORDS, tokio::io::AsyncWriteExt::shutdown(&mut self.client)).await;
+        // TLS has an end of its own to tell; a plain socket tells it by being closed. The client may be gone already.
+        if self.client.is_tls() {
+            let ended = tokio::io::AsyncWriteExt::shutdown(&mut self.client);
+            let _ = tokio::time::timeout(LAST_WORDS, ended).await;
+        }
     }
 }
 

@@ -17,6 +17,9 @@ use crate::wire::startup::{self, FirstPacket, GSSENC_REQUEST, Refusal, SSL_REQUE
 /// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// Bytes of the shortest first packet, which a request for encryption is: it is read by one call.
+const HEAD_BYTES: usize = 8;
+
 /// One listener as its connections see it.
 pub struct Endpoint {
     /// The kind of node its sessions get.
@@ -56,7 +59,7 @@ pub async fn begin(mut stream: Stream, endpoint: &Endpoint, packet_limit: usize,
     // Each kind of encryption may be asked for once; none inside TLS.
     let (mut asked_tls, mut asked_gss) = (false, false);
     loop {
-        let mut head = [0u8; 4];
+        let mut head = [0u8; HEAD_BYTES];
         let Ok(count) = read_some(&mut stream, &mut head).await else { return Phase::Closed };
         if head.first() == Some(&TLS_HANDSHAKE) && count > 0 && !stream.is_tls() {
             match encrypt(stream, endpoint, head.get(..count).unwrap_or_default(), true, deadline).await {
@@ -141,20 +144,22 @@ async fn read_some(stream: &mut Stream, into: &mut [u8]) -> std::io::Result<usiz
     }
 }
 
-/// Completes a packet of whose first four bytes `count` are here; `None` when the client left.
+/// Completes a packet of whose first bytes `count` are in `head`; `None` when the client left.
 async fn read_packet(
     stream: &mut Stream,
-    mut head: [u8; 4],
+    mut head: [u8; HEAD_BYTES],
     count: usize,
     limit: usize,
 ) -> Result<Option<Vec<u8>>, Refusal> {
-    let missing = head.get_mut(count..).unwrap_or_default();
+    let missing = head.get_mut(count..4).unwrap_or_default();
     if !missing.is_empty() && stream.read_exact(missing).await.is_err() {
         return Ok(None);
     }
-    let len = startup::packet_len(head, limit)?;
-    let mut packet = vec![0; len];
-    let (start, rest) = packet.split_at_mut(4);
-    start.copy_from_slice(&head);
-    Ok(stream.read_exact(rest).await.is_ok().then_some(packet))
+    let [a, b, c, d, ..] = head;
+    let mut packet = vec![0; startup::packet_len([a, b, c, d], limit)?];
+    // No packet is shorter than the head, so that nothing of a later one is in it.
+    let (start, rest) = packet.split_at_mut(count.clamp(4, HEAD_BYTES));
+    start.copy_from_slice(head.get(..start.len()).unwrap_or_default());
+    let whole = rest.is_empty() || stream.read_exact(rest).await.is_ok();
+    Ok(whole.then_some(packet))
 }
