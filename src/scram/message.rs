@@ -45,8 +45,6 @@ impl<'a> Attributes<'a> {
     pub(super) fn expect(&mut self, name: char) -> Result<&'a str, ScramError> {
         match self.next()? {
             Some((found, value)) if found == name => Ok(value),
-            // Mandatory extensions: must be refused when not known (RFC 5802, section 5.1).
-            Some(('m', _)) => Err(ScramError::Malformed("the peer requires an unsupported SCRAM extension")),
             _ => Err(ScramError::Malformed("unexpected attribute")),
         }
     }

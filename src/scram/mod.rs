@@ -40,17 +40,20 @@ pub enum ScramError {
     /// The peer broke the protocol (08P01). The text is safe for clients.
     #[error("malformed SCRAM message: {0}")]
     Malformed(&'static str),
-    /// The client believes that we have no channel binding although we offered it: somebody is in between (08P01... as
+    /// The client believes that we have no channel binding although we offered it: somebody is in between (28000, as
     /// the server says it).
     #[error("SCRAM channel binding negotiation error")]
     Downgrade,
-    /// Channel binding data of the client do not match our certificate.
+    /// Channel binding data of the client do not match our certificate (28000).
     #[error("SCRAM channel binding check failed")]
     Binding,
     /// The password is wrong (28P01).
     #[error("password authentication failed")]
     Failed,
-    /// The server asks for something we do not do.
+    /// The peer breaks the protocol in a way that has its own words (08P01).
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The peer asks for something we do not do (0A000).
     #[error("{0}")]
     Unsupported(&'static str),
     /// The server told why it refuses, as a SCRAM `e=` attribute.

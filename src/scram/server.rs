@@ -31,6 +31,8 @@ pub struct Server {
     nonce: String,
     /// What `c=` of the final message must be, decoded: gs2 header and binding data.
     binding: Vec<u8>,
+    /// The connection is bound to our certificate.
+    bound: bool,
 }
 
 impl Server {
@@ -48,16 +50,24 @@ impl Server {
         let binding = expected_binding(header, offer)?;
         let mut attributes = Attributes::over(bare);
         // The user name is that of the startup packet; PostgreSQL ignores this one.
-        attributes.expect('n')?;
+        match attributes.next()? {
+            Some(('n', _)) => {}
+            // Mandatory extensions must be refused when they are not known (RFC 5802, section 5.1).
+            Some(('m', _)) => {
+                return Err(ScramError::Unsupported("client requires an unsupported SCRAM extension"));
+            }
+            _ => return Err(ScramError::Malformed("unexpected attribute")),
+        }
         let client_nonce = attributes.expect('r')?;
         if !is_nonce(client_nonce) {
-            return Err(ScramError::Malformed("non-printable characters in the nonce"));
+            return Err(ScramError::Invalid("non-printable characters in SCRAM nonce"));
         }
         while attributes.next()?.is_some() {}
         let nonce = format!("{client_nonce}{}", BASE64.encode(nonce));
         let reply = format!("r={nonce},s={},i={}", BASE64.encode(&verifier.salt), verifier.iterations);
         let transcript = format!("{bare},{reply},");
-        Ok((Self { verifier, transcript, nonce, binding }, reply.into_bytes()))
+        let bound = matches!(offer, Offer::Plus(_));
+        Ok((Self { verifier, transcript, nonce, binding, bound }, reply.into_bytes()))
     }
 
     /// Takes the client's final message; returns the server-final-message to send and the key that logs the user in
@@ -76,12 +86,12 @@ impl Server {
         if attributes.next()?.is_some() {
             return Err(ScramError::Malformed("garbage at the end of the client-final-message"));
         }
-        let binding = BASE64.decode(binding).map_err(|_| ScramError::Binding)?;
-        if binding != self.binding {
-            return Err(ScramError::Binding);
+        if BASE64.decode(binding).ok().as_ref() != Some(&self.binding) {
+            let unbound = "unexpected SCRAM channel-binding attribute in client-final-message";
+            return Err(if self.bound { ScramError::Binding } else { ScramError::Invalid(unbound) });
         }
         if nonce != self.nonce {
-            return Err(ScramError::Malformed("nonce does not match"));
+            return Err(ScramError::Invalid("invalid SCRAM response"));
         }
         let proof: [u8; 32] = BASE64
             .decode(proof)
@@ -111,7 +121,7 @@ fn gs2_header(text: &str) -> Result<(&str, &str), ScramError> {
     let (flag, rest) = text.split_once(',').ok_or(ScramError::Malformed("comma expected"))?;
     let (authzid, bare) = rest.split_once(',').ok_or(ScramError::Malformed("comma expected"))?;
     if !authzid.is_empty() {
-        return Err(ScramError::Malformed("client uses authorization identity, but it is not supported"));
+        return Err(ScramError::Unsupported("client uses authorization identity, but it is not supported"));
     }
     let header = text.get(..flag.len() + 2).ok_or(ScramError::Malformed("comma expected"))?;
     Ok((header, bare))

@@ -19,11 +19,33 @@ use crate::scram::server::{Offer, Server};
 use crate::scram::verifier::Verifier;
 use crate::scram::{NONCE_BYTES, ScramError, md5};
 use crate::wire::error::{PgError, SqlState};
-use crate::wire::startup::Startup;
+use crate::wire::startup::{Startup, take_cstr};
 use crate::wire::{encode, frame};
 
-/// Longest message of a login, bytes: SCRAM's are a few hundred.
-const MESSAGE_MAX: usize = 4096;
+/// What a client is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Password,
+    Sasl,
+}
+
+impl Asked {
+    /// What a server calls the answer.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Sasl => "SASL",
+        }
+    }
+
+    /// The largest length field of the answer (`PG_MAX_AUTH_TOKEN_LENGTH`, `PG_MAX_SASL_MESSAGE_LENGTH`).
+    fn limit(self) -> usize {
+        match self {
+            Self::Password => 65_535,
+            Self::Sasl => 1024,
+        }
+    }
+}
 
 /// Why a login failed: what the client is told, and how it is counted.
 pub struct AuthError {
@@ -114,8 +136,7 @@ impl Exchange<'_> {
     /// 28P01 in the server's words, whatever was wrong.
     fn denied(&self, known: bool) -> AuthError {
         let counter = if known { Counter::LoginPassword } else { Counter::LoginUnknownUser };
-        let text = format!("password authentication failed for user \"{}\"", self.user);
-        AuthError::new(counter, PgError::fatal(SqlState::INVALID_PASSWORD, text))
+        AuthError::new(counter, wrong_password(self.user))
     }
 
     fn certificate(self) -> Result<Arc<Credentials>, AuthError> {
@@ -127,49 +148,45 @@ impl Exchange<'_> {
         Err(AuthError::new(Counter::LoginPassword, PgError::fatal(SqlState::INVALID_AUTHORIZATION, text)))
     }
 
-    /// Sends one message and reads the client's answer, the body of a `p` message.
-    async fn ask(&mut self, message: &[u8]) -> Result<Vec<u8>, AuthError> {
+    /// Sends one message and reads the client's answer, the body of a `p` message. The type counts as soon as it is there;
+    /// an answer that is cut off or too long is a wrong password, as to a server.
+    async fn ask(&mut self, message: &[u8], asked: Asked) -> Result<Vec<u8>, AuthError> {
         self.stream.write_all(message).await?;
         self.stream.flush().await?;
         let mut head = [0u8; frame::HEADER_LEN];
-        self.stream.read_exact(&mut head).await?;
-        let violation = |text: String| {
-            AuthError::new(Counter::ViolationClient, PgError::fatal(SqlState::PROTOCOL_VIOLATION, text))
-        };
-        let header = frame::header(&head).map_err(|bad| violation(bad.to_string()))?;
-        let Some(header) = header else { return Err(AuthError::gone()) };
-        if header.tag == b'X' {
+        let count = self.stream.read(&mut head).await?;
+        let [tag, length @ ..] = &mut head;
+        if count == 0 {
             return Err(AuthError::gone());
         }
-        if header.tag != b'p' {
-            // Codes 10 and 11 ask for SASL (PostgreSQL protocol, 55.7); the server names what it asked for.
-            let sasl = matches!(message.get(5..9), Some([0, 0, 0, 10 | 11]));
-            let asked = if sasl { "SASL" } else { "password" };
-            return Err(violation(format!("expected {asked} response, got message type {}", header.tag)));
+        if *tag != b'p' {
+            // Who says Terminate only wanted to know whether a password is needed.
+            let counter = if *tag == b'X' { Counter::LoginClientGone } else { Counter::ViolationClient };
+            let text = format!("expected {} response, got message type {tag}", asked.name());
+            return Err(AuthError::new(counter, violation(text)));
         }
-        if header.body_len() > MESSAGE_MAX {
-            return Err(violation("password response is too long".to_owned()));
+        let missing = length.get_mut(count - 1..).unwrap_or_default();
+        let whole = self.stream.read_exact(missing).await.is_ok();
+        let length = u32::from_be_bytes(*length) as usize;
+        if !whole || !(4..=asked.limit()).contains(&length) {
+            return Err(self.unreadable());
         }
-        let mut body = vec![0; header.body_len()];
-        self.stream.read_exact(&mut body).await?;
+        let mut body = vec![0; length - 4];
+        if self.stream.read_exact(&mut body).await.is_err() {
+            return Err(self.unreadable());
+        }
         Ok(body)
+    }
+
+    fn unreadable(&self) -> AuthError {
+        AuthError::new(Counter::ViolationClient, wrong_password(self.user))
     }
 
     async fn ask_password(&mut self) -> Result<Secret, AuthError> {
         let mut message = Vec::new();
         encode::auth_cleartext(&mut message);
-        let mut body = zeroize::Zeroizing::new(self.ask(&message).await?);
-        while body.last() == Some(&0) {
-            body.pop();
-        }
-        if body.is_empty() {
-            let text = "empty password returned by client";
-            return Err(AuthError::new(
-                Counter::LoginPassword,
-                PgError::fatal(SqlState::INVALID_PASSWORD, text),
-            ));
-        }
-        Ok(Secret::new(String::from_utf8_lossy(&body).into_owned()))
+        let body = zeroize::Zeroizing::new(self.ask(&message, Asked::Password).await?);
+        Ok(Secret::new(String::from_utf8_lossy(password_text(&body)?).into_owned()))
     }
 
     async fn password(mut self) -> Result<Arc<Credentials>, AuthError> {
@@ -203,9 +220,8 @@ impl Exchange<'_> {
         random(&mut salt)?;
         let mut message = Vec::new();
         encode::auth_md5(&mut message, salt);
-        let answer = self.ask(&message).await?;
-        let answer = answer.strip_suffix(b"\0").unwrap_or(&answer);
-        if md5::verify(&stored, salt, answer) {
+        let answer = self.ask(&message, Asked::Password).await?;
+        if md5::verify(&stored, salt, password_text(&answer)?) {
             Ok(Arc::new(self.upstream(Credentials::Md5(stored))))
         } else {
             Err(self.denied(true))
@@ -240,7 +256,7 @@ impl Exchange<'_> {
         let (server, reply) = first.against(verifier)?;
         let mut message = Vec::new();
         encode::auth_sasl_continue(&mut message, &reply);
-        let answer = self.ask(&message).await?;
+        let answer = self.ask(&message, Asked::Sasl).await?;
         match server.finish(&answer) {
             Ok((last, key)) if known => {
                 message.clear();
@@ -248,13 +264,8 @@ impl Exchange<'_> {
                 self.stream.write_all(&message).await?;
                 Ok(Arc::new(self.upstream(Credentials::ClientKey(key))))
             }
-            Err(error @ (ScramError::Malformed(_) | ScramError::Downgrade | ScramError::Binding)) => {
-                Err(AuthError::new(
-                    Counter::ViolationClient,
-                    PgError::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string()),
-                ))
-            }
-            Ok(_) | Err(_) => Err(self.denied(known)),
+            Ok(_) | Err(ScramError::Failed) => Err(self.denied(known)),
+            Err(error) => Err(AuthError::new(Counter::ViolationClient, told(&error))),
         }
     }
 
@@ -266,7 +277,7 @@ impl Exchange<'_> {
             Some(_) => encode::auth_sasl(&mut message, &["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]),
             None => encode::auth_sasl(&mut message, &["SCRAM-SHA-256"]),
         }
-        Ok(SaslFirst { body: self.ask(&message).await?, end_point })
+        Ok(SaslFirst { body: self.ask(&message, Asked::Sasl).await?, end_point })
     }
 }
 
@@ -279,20 +290,23 @@ struct SaslFirst {
 impl SaslFirst {
     /// The exchange with that verifier, and our challenge.
     fn against(&self, verifier: Verifier) -> Result<(Server, Vec<u8>), AuthError> {
-        let violation = |text: &str| {
-            AuthError::new(Counter::ViolationClient, PgError::fatal(SqlState::PROTOCOL_VIOLATION, text))
-        };
-        let (mechanism, data) =
-            initial_response(&self.body).ok_or_else(|| violation("malformed SASL response"))?;
+        let refused = |error| AuthError::new(Counter::ViolationClient, error);
+        let mut rest = &self.body[..];
+        let mechanism =
+            take_cstr(&mut rest).ok_or_else(|| refused(violation("invalid string in message")))?;
         let offer = match (mechanism, &self.end_point) {
             (b"SCRAM-SHA-256-PLUS", Some(hash)) => Offer::Plus(hash),
             (b"SCRAM-SHA-256", Some(_)) => Offer::PlainButBindable,
             (b"SCRAM-SHA-256", None) => Offer::Plain,
-            _ => return Err(violation("client selected an invalid SASL authentication mechanism")),
+            _ => {
+                let text = "client selected an invalid SASL authentication mechanism";
+                return Err(refused(violation(text)));
+            }
         };
+        let data = initial_data(rest).map_err(|text| refused(violation(text)))?;
         let mut nonce = [0; NONCE_BYTES];
         random(&mut nonce)?;
-        Server::first(data, verifier, &nonce, offer).map_err(|error| violation(&error.to_string()))
+        Server::first(data, verifier, &nonce, offer).map_err(|error| refused(told(&error)))
     }
 }
 
@@ -303,11 +317,49 @@ async fn secret_of(ctx: &Context, user: &str) -> Result<Option<UserSecret>, Auth
     })
 }
 
-/// Mechanism and data of a SASLInitialResponse.
-fn initial_response(mut body: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mechanism = crate::wire::startup::take_cstr(&mut body)?;
-    let (len, data) = body.split_first_chunk::<4>()?;
-    (i32::from_be_bytes(*len) == data.len() as i32).then_some((mechanism, data))
+/// The data of a SASLInitialResponse, which stand behind the mechanism; else what the server says.
+fn initial_data(body: &[u8]) -> Result<&[u8], &'static str> {
+    let (len, data) = body.split_first_chunk::<4>().ok_or("insufficient data left in message")?;
+    match usize::try_from(i32::from_be_bytes(*len)) {
+        Ok(len) if len == data.len() => Ok(data),
+        Ok(len) if len < data.len() => Err("invalid message format"),
+        _ => Err("insufficient data left in message"),
+    }
+}
+
+/// The password in the body of a PasswordMessage.
+fn password_text(body: &[u8]) -> Result<&[u8], AuthError> {
+    match body.split_last() {
+        Some((0, [])) => Err(AuthError::new(
+            Counter::LoginPassword,
+            PgError::fatal(SqlState::INVALID_PASSWORD, "empty password returned by client"),
+        )),
+        Some((0, text)) if !text.contains(&0) => Ok(text),
+        _ => Err(AuthError::new(Counter::ViolationClient, violation("invalid password packet size"))),
+    }
+}
+
+fn violation(text: impl Into<String>) -> PgError {
+    PgError::fatal(SqlState::PROTOCOL_VIOLATION, text)
+}
+
+fn wrong_password(user: &str) -> PgError {
+    let text = format!("password authentication failed for user \"{user}\"");
+    PgError::fatal(SqlState::INVALID_PASSWORD, text)
+}
+
+/// What a server says about a SCRAM message that it does not take.
+fn told(error: &ScramError) -> PgError {
+    match error {
+        ScramError::Malformed(what) => {
+            violation("malformed SCRAM message").with_detail(format!("What is wrong: {what}."))
+        }
+        ScramError::Unsupported(text) => PgError::fatal(SqlState::FEATURE_NOT_SUPPORTED, *text),
+        ScramError::Downgrade | ScramError::Binding => {
+            PgError::fatal(SqlState::INVALID_AUTHORIZATION, error.to_string())
+        }
+        _ => violation(error.to_string()),
+    }
 }
 
 /// Hashes for milliseconds: not on a thread that relays.
@@ -328,9 +380,23 @@ mod tests {
 
     #[test]
     fn initial_responses_are_read_or_refused() {
-        assert_eq!(initial_response(b"M\0\0\0\0\x02ab"), Some((&b"M"[..], &b"ab"[..])));
-        for bad in [&b"M\0\0\0\0\x03ab"[..], b"M", b"M\0\0", b"M\0\xff\xff\xff\xff"] {
-            assert_eq!(initial_response(bad).filter(|(_, data)| !data.is_empty()), None);
+        assert_eq!(initial_data(b"\0\0\0\x02ab"), Ok(&b"ab"[..]));
+        assert_eq!(initial_data(b"\0\0\0\x01ab"), Err("invalid message format"));
+        for bad in [&b"\0\0\0\x03ab"[..], b"", b"\0\0", b"\xff\xff\xff\xff"] {
+            assert_eq!(initial_data(bad), Err("insufficient data left in message"));
+        }
+    }
+
+    #[test]
+    fn passwords_end_with_their_only_zero() {
+        assert_eq!(password_text(b"secret\0").ok(), Some(&b"secret"[..]));
+        for (bad, code) in [
+            (&b"\0"[..], SqlState::INVALID_PASSWORD),
+            (b"", SqlState::PROTOCOL_VIOLATION),
+            (b"secret", SqlState::PROTOCOL_VIOLATION),
+            (b"sec\0ret\0", SqlState::PROTOCOL_VIOLATION),
+        ] {
+            assert_eq!(password_text(bad).err().and_then(|error| error.tell).unwrap().code, code);
         }
     }
 }

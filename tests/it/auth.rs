@@ -52,38 +52,6 @@ async fn passwords_may_be_of_any_script() {
     scene.finish().await;
 }
 
-#[tokio::test]
-async fn a_changed_password_counts_from_the_first_refusal() {
-    let scene = scene(0, |spec| {
-        spec.raw("pool.size", "1");
-    })
-    .await;
-    run(&scene, "CREATE ROLE changing LOGIN PASSWORD 'first'").await;
-    let login = |word: &str| scene.proxy.login("changing", word, "app");
-    let first = connect(&login("first")).await.unwrap();
-    assert_eq!(first.value("SELECT 1").await.unwrap(), "1");
-    run(&scene, "ALTER ROLE changing PASSWORD 'second'").await;
-    assert_eq!(first.value("SELECT 1").await.unwrap(), "1", "who was in stays in");
-    drop(first);
-    // The secret we know is old: the first login with the new one may be refused, the second must not be.
-    if let Err(error) = connect(&login("second")).await {
-        assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("28P01"));
-    }
-    let second = connect(&login("second")).await.unwrap();
-    assert_eq!(second.value("SELECT 1").await.unwrap(), "1");
-    drop(second);
-    assert_eq!(sqlstate(connect(&login("first")).await), "28P01", "the old one is gone for good");
-    // The other way round: what we know lets the old word in, and the server has the last word.
-    run(&scene, "ALTER ROLE changing PASSWORD 'third'").await;
-    run(&scene, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'changing'").await;
-    eventually("the old word to be refused", async || connect(&login("second")).await.is_err()).await;
-    if let Err(error) = connect(&login("third")).await {
-        assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("28P01"));
-    }
-    drop(connect(&login("third")).await.unwrap());
-    scene.finish().await;
-}
-
 /// The frames of a login, without those that only ask.
 async fn answers(address: &str, user: &str, password: &str, database: &str) -> Vec<String> {
     let mut raw = Raw::tcp(address).await;

@@ -1,6 +1,7 @@
 //! The protocol as the server speaks it: the same bytes are sent to both, the same messages must come back.
 
 mod first_packets;
+mod logins;
 mod mutants;
 mod scripts;
 
