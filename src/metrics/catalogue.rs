@@ -124,6 +124,8 @@ pub enum Counter {
     CancelIgnored,
     /// Nobody has that key.
     CancelUnknownKey,
+    /// Ended a wait for a node: nothing had been sent.
+    CancelWaiting,
     /// A session began.
     SessionStarted,
     /// A session went on at another node.
@@ -220,6 +222,7 @@ pub(super) const COUNTERS: &[Naming] = &[
     (Counter::CancelForwarded, CANCELS, Some(("result", "forwarded"))),
     (Counter::CancelIgnored, CANCELS, Some(("result", "ignored"))),
     (Counter::CancelUnknownKey, CANCELS, Some(("result", "unknown_key"))),
+    (Counter::CancelWaiting, CANCELS, Some(("result", "waiting"))),
     (Counter::SessionStarted, SESSIONS_STARTED, None),
     (Counter::SessionMoved, SESSIONS_MOVED, None),
     (Counter::SessionKilled, SESSIONS_KILLED, None),

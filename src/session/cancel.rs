@@ -13,8 +13,13 @@ pub async fn forward(ctx: &Context, pid: i32, key: &[u8]) {
         ctx.metrics.count(Counter::CancelUnknownKey);
         return;
     };
-    // A statement that waits for a node is cancelled here, even while the session still has a backend on a silent one.
     entry.mailbox.send(Signal::Cancel);
+    if entry.is_held() {
+        // Its statement has gone nowhere. A backend the session may still have is on a silent node: the client, which waits
+        // for the end of this connection, would wait for that node.
+        ctx.metrics.count(Counter::CancelWaiting);
+        return;
+    }
     let Some((leased, pass)) = entry.cancel() else {
         // Nothing runs: as on a server, there is nothing to cancel.
         ctx.metrics.count(Counter::CancelIgnored);

@@ -220,6 +220,11 @@ impl Entry {
         self.held.store(held, Ordering::Relaxed);
     }
 
+    /// True while the session's statement waits for a primary or a standby.
+    pub fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// What cancels the work under way at this instant. The pass is taken under the lock that a change of backend
     /// takes too: the backend cannot get its next user before the pass is given back.
     pub fn cancel(&self) -> Option<(Leased, CancelPass)> {

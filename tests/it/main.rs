@@ -24,6 +24,7 @@ mod sessions;
 mod tls;
 mod topology;
 mod vanish;
+mod waits;
 
 #[allow(dead_code, reason = "a toolbox: not every tool is in use at every time")]
 mod harness;

@@ -1,0 +1,83 @@
+//! Clients that wait for a server and do not want to any more.
+
+use std::time::Duration;
+
+use pgsteer::demo::node::Promote;
+use tokio::time::Instant;
+
+use crate::harness::raw::{self, Raw, query};
+use crate::harness::scene::{Scene, scene};
+use crate::harness::{eventually, soon};
+
+async fn waiting(scene: &Scene, wanted: bool) {
+    let what = format!("a session waits for a backend: {wanted}");
+    eventually(&what, async || (scene.proxy.metric("pgsteer_sessions_waiting").await > 0.0) == wanted).await;
+}
+
+#[tokio::test]
+async fn a_statement_held_from_a_frozen_primary_is_cancelled_at_once() {
+    let scene = scene(0, |_| {}).await;
+    let mut session = scene.raw().await;
+    assert_eq!(session.value("SELECT 1").await, "1");
+    scene.cluster.n(0).freeze().unwrap();
+    scene.wait_node(0, "health", "down").await;
+    session.send(&query("SELECT 2")).await;
+    eventually("a held session", async || scene.proxy.metric("pgsteer_sessions_held").await > 0.0).await;
+    let asked = Instant::now();
+    // Returns when the proxy closes the connection: not when the frozen server would.
+    soon("the end of the request", session.cancel(&scene.proxy.address())).await;
+    let frames = session.expect("EZ").await;
+    assert_eq!(frames[0].sqlstate(), "57014");
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    scene.cluster.n(0).thaw().unwrap();
+    assert_eq!(session.value("SELECT 3").await, "3", "the connection stays");
+    drop(session);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_statement_that_waits_for_its_turn_can_be_cancelled() {
+    let scene = scene(1, |spec| {
+        spec.raw("pool.size", "1");
+    })
+    .await;
+    let mut first = scene.raw().await;
+    assert_eq!(first.value("SELECT 1").await, "1");
+    scene.cluster.n(0).kill().unwrap();
+    scene.wait_node(0, "health", "down").await;
+    // Logged in from memory: it has no backend, and there is only one at the new primary.
+    let mut second = scene.raw().await;
+    scene.cluster.n(1).promote_and_wait(Promote::PgCtl).await.unwrap();
+    assert_eq!(first.value("SELECT 1").await, "1");
+    second.send(&query("SELECT 2")).await;
+    waiting(&scene, true).await;
+    second.cancel(&scene.proxy.address()).await;
+    let frames = second.expect("EZ").await;
+    assert_eq!(frames[0].sqlstate(), "57014");
+    waiting(&scene, false).await;
+    drop(first);
+    assert_eq!(second.value("SELECT 3").await, "3", "the connection stays");
+    drop(second);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_login_that_waits_for_its_turn_gives_it_up_by_leaving() {
+    let scene = scene(0, |spec| {
+        spec.raw("pool.size", "1");
+    })
+    .await;
+    let first = scene.raw().await;
+    // It has no key yet to cancel with: closing the connection is what libpq does then.
+    let mut second = Raw::tcp(&scene.proxy.address()).await;
+    second.send(&raw::startup(raw::V3_0, &[("user", "app"), ("database", "app")])).await;
+    let waiter = tokio::spawn(async move { second.authenticate("app-secret").await });
+    waiting(&scene, true).await;
+    waiter.abort();
+    waiting(&scene, false).await;
+    drop(first);
+    let mut third = soon("a login", scene.raw()).await;
+    assert_eq!(third.value("SELECT 1").await, "1");
+    drop(third);
+    scene.finish().await;
+}
