@@ -2,7 +2,7 @@
 //! In: where to connect. Out: a ledger of what was acknowledged, refused, left in doubt, by whom it was
 //! served; and the verdict of `audit`, which compares the ledger with the table itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -150,6 +150,16 @@ impl Ledger {
     pub fn first_ack_after(&self, moment: Instant) -> Option<Instant> {
         let books = self.books();
         books.acknowledged.iter().map(|(at, _)| *at).find(|at| *at > moment)
+    }
+
+    /// When the last of so many writers had its first write after `moment` acknowledged.
+    pub fn all_acknowledged_after(&self, moment: Instant, writers: usize) -> Option<Instant> {
+        let books = self.books();
+        let mut seen = HashSet::new();
+        books.acknowledged.iter().filter(|(at, _)| *at > moment).find_map(|(at, id)| {
+            seen.insert(id / IDS_PER_WRITER);
+            (seen.len() == writers).then_some(*at)
+        })
     }
 
     /// When the last write before `moment` was acknowledged.

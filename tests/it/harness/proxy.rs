@@ -129,7 +129,9 @@ impl ProxySpec {
         let workspace = Workspace::create("pgsteer-p-", None).unwrap();
         let ports = free_ports(3).unwrap();
         let text = self.file(workspace.path(), &ports);
-        let mut program = PathBuf::from(env!("CARGO_BIN_EXE_pgsteer"));
+        // Measurements are of an optimised build.
+        let given = std::env::var_os("PGSTEER_PROGRAM");
+        let mut program = PathBuf::from(given.unwrap_or(env!("CARGO_BIN_EXE_pgsteer").into()));
         if let Some(limit) = self.open_files {
             let script = format!("#!/bin/sh\nulimit -Sn {limit}\nexec '{}' \"$@\"\n", program.display());
             program = workspace.path().join("limited");

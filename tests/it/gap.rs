@@ -1,0 +1,97 @@
+//! How long writes stand still in a failover: a measurement, for a machine that does nothing else. `scripts/failover.sh`
+//! runs it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::harness::eventually;
+use crate::harness::scene::{Scene, linked_scene, scene};
+
+/// Clients that write; more than backends are kept warm, so that some have to wait for a login at the new primary.
+const WRITERS: usize = 8;
+/// Clients that read from standbys all the while.
+const READERS: usize = 4;
+/// What whoever decides on promotions takes to be sure.
+const DECISION: Duration = Duration::from_secs(1);
+/// What the median may be, milliseconds.
+const PROMISE_MS: f64 = 50.0;
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Killed,
+    Frozen,
+    CutOff,
+}
+
+/// Milliseconds from the moment at which the new primary accepted writes.
+struct Gap {
+    first: f64,
+    all: f64,
+}
+
+fn ms(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64() * 1000.0
+}
+
+async fn one(fault: Fault) -> Gap {
+    let scene: Scene = match fault {
+        Fault::CutOff => linked_scene(2, |_| {}).await,
+        Fault::Killed | Fault::Frozen => scene(2, |_| {}).await,
+    };
+    let oracle = scene.oracle(WRITERS, READERS).await;
+    oracle.more_writes(500).await;
+    match fault {
+        Fault::Killed => drop(scene.cluster.n(0).kill().unwrap()),
+        Fault::Frozen => scene.cluster.n(0).freeze().unwrap(),
+        Fault::CutOff => scene.links[0].cut(),
+    }
+    tokio::time::sleep(DECISION).await;
+    let (new, asked, writable) = scene.promote_best().await;
+    let everybody = || oracle.ledger.all_acknowledged_after(asked, WRITERS);
+    eventually("a write of everybody on the new primary", async || everybody().is_some()).await;
+    let gap = Gap {
+        first: ms(writable, oracle.ledger.first_ack_after(asked).unwrap()),
+        all: ms(writable, everybody().unwrap()),
+    };
+    let summary = oracle.judge(scene.cluster.n(new)).await.summary();
+    assert_eq!(summary.lost_connections, 0, "{summary:?}");
+    scene.finish().await;
+    gap
+}
+
+/// Least, median and most.
+fn spread(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    [values[0], values[values.len() / 2], values[values.len() - 1]]
+}
+
+#[tokio::test]
+#[ignore = "minutes on a quiet machine: scripts/failover.sh"]
+async fn write_gaps() {
+    let runs = std::env::var("PGSTEER_RUNS").map_or(5, |text| text.parse().unwrap());
+    let mut lines = String::from(
+        "| primary | first write, ms: median (min to max) | every writer, ms: median (min to max) |\n|---|---|---|\n",
+    );
+    let mut medians = Vec::new();
+    for (fault, name) in [(Fault::Killed, "killed"), (Fault::Frozen, "frozen"), (Fault::CutOff, "cut off")] {
+        let mut gaps = Vec::new();
+        for run in 1..=runs {
+            gaps.push(one(fault).await);
+            let Gap { first, all } = &gaps[run - 1];
+            eprintln!("{name}, run {run}: first write {first:.1} ms, every writer {all:.1} ms");
+        }
+        let [least, median, most] = spread(gaps.iter().map(|gap| gap.first).collect());
+        let all = spread(gaps.iter().map(|gap| gap.all).collect());
+        writeln!(
+            lines,
+            "| {name} | {median:.1} ({least:.1} to {most:.1}) | {:.1} ({:.1} to {:.1}) |",
+            all[1], all[0], all[2]
+        )
+        .unwrap();
+        medians.push(median);
+    }
+    println!("{lines}");
+    assert!(medians.iter().all(|median| *median <= PROMISE_MS), "the promise is {PROMISE_MS} ms");
+}
