@@ -18,4 +18,4 @@ PGSTEER_PROGRAM=${PGSTEER_PROGRAM:-$(release_build "$here")}
 PGSTEER_RUNS=${1:-5}
 export PGSTEER_PROGRAM PGSTEER_RUNS
 say "load of the machine: $(cut -d ' ' -f 1-3 /proc/loadavg)"
-cargo test --locked --quiet --test it -- --ignored --nocapture write_gaps
+cargo test --locked --quiet --test it -- --nocapture write_gaps

@@ -1,5 +1,5 @@
-//! How long writes stand still in a failover: a measurement, for a machine that does nothing else. `scripts/failover.sh`
-//! runs it.
+//! How long writes stand still in a failover. `scripts/failover.sh` makes a measurement of it, on a machine that does
+//! nothing else; among the other tests it is one run of each kind.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -15,8 +15,8 @@ const WRITERS: usize = 8;
 const READERS: usize = 4;
 /// What whoever decides on promotions takes to be sure.
 const DECISION: Duration = Duration::from_secs(1);
-/// What the median may be, milliseconds.
-const PROMISE_MS: f64 = 50.0;
+/// What the median may be, milliseconds: when it is measured, and while other tests share the cores.
+const PROMISE_MS: [f64; 2] = [50.0, 2000.0];
 
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -68,9 +68,9 @@ fn spread(mut values: Vec<f64>) -> [f64; 3] {
 }
 
 #[tokio::test]
-#[ignore = "minutes on a quiet machine: scripts/failover.sh"]
 async fn write_gaps() {
-    let runs = std::env::var("PGSTEER_RUNS").map_or(5, |text| text.parse().unwrap());
+    let measured = std::env::var("PGSTEER_RUNS").ok().map(|text| text.parse().unwrap());
+    let (runs, promise) = measured.map_or((1, PROMISE_MS[1]), |runs| (runs, PROMISE_MS[0]));
     let mut lines = String::from(
         "| primary | first write, ms: median (min to max) | every writer, ms: median (min to max) |\n|---|---|---|\n",
     );
@@ -93,5 +93,5 @@ async fn write_gaps() {
         medians.push(median);
     }
     println!("{lines}");
-    assert!(medians.iter().all(|median| *median <= PROMISE_MS), "the promise is {PROMISE_MS} ms");
+    assert!(medians.iter().all(|median| *median <= promise), "the promise is {promise} ms");
 }
