@@ -78,8 +78,15 @@ impl Session {
         self.attached.is_none() || (self.state.pipeline.is_idle() && !half)
     }
 
-    /// The server learns that nothing more comes, and does with what it has got as it does for any client.
+    /// The server gets the rest, be it half a message, and learns that nothing more comes: it does with that as it does
+    /// for any client.
     async fn end_sending(&mut self) {
+        self.up.pass_rest();
+        if self.attached.as_ref().is_none_or(|attached| attached.broken) {
+            return;
+        }
+        // One that takes no more now will be closed soon.
+        let _ = tokio::time::timeout(LAST_WORDS, poll_fn(|cx| self.poll_write_up(cx))).await;
         let Some(attached) = self.attached.as_mut() else { return };
         let ended = tokio::io::AsyncWriteExt::shutdown(&mut attached.backend.stream);
         // A connection that cannot be shut down shows on its reading side.

@@ -83,12 +83,7 @@ impl Limbo {
             Kind::Execute => self.execute(out),
             Kind::Close => self.close(body, prepared, out),
             // A server passes over copy messages that come after an error, and Flush asks for nothing here.
-            Kind::CopyData
-            | Kind::CopyDone
-            | Kind::CopyFail
-            | Kind::Flush
-            | Kind::Terminate
-            | Kind::Password => {}
+            Kind::CopyData | Kind::CopyDone | Kind::CopyFail | Kind::Flush | Kind::Terminate => {}
         }
         self.step()
     }

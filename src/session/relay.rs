@@ -163,7 +163,7 @@ impl Session {
     }
 
     /// Writes to the server. A server that cannot be written is left to the reading side, where its last words are.
-    fn poll_write_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_write_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(attached) = self.attached.as_mut() else { return Poll::Ready(()) };
         if attached.broken {
             return Poll::Pending;
@@ -425,9 +425,7 @@ fn may_be_failover(body: &[u8]) -> bool {
 /// length. `None` when nothing is there.
 fn judge(head: &[u8]) -> Option<Result<Kind, PgError>> {
     let (&tag, length) = head.split_first()?;
-    // Passwords are for logins.
-    let kind = Kind::of(tag).filter(|kind| *kind != Kind::Password);
-    let Some(kind) = kind else { return Some(Err(unknown_type(tag))) };
+    let Some(kind) = Kind::of(tag) else { return Some(Err(unknown_type(tag))) };
     let Some(length) = length.first_chunk() else { return Some(Ok(kind)) };
     let length = u32::from_be_bytes(*length);
     Some(if (4..=kind.length_limit()).contains(&length) {

@@ -139,7 +139,7 @@ impl State {
             Kind::CopyDone | Kind::CopyFail => Request::CopyEnd,
             // With a body it is refused, and everything up to the next Sync passed over, as with any extended message.
             Kind::Flush if message.len() > HEADER_LEN => Request::Describe,
-            Kind::CopyData | Kind::Flush | Kind::Terminate | Kind::Password => return,
+            Kind::CopyData | Kind::Flush | Kind::Terminate => return,
         };
         self.pipeline.sent(request);
     }

@@ -33,12 +33,10 @@ pub enum Kind {
     CopyFail,
     /// Terminate `X`.
     Terminate,
-    /// Password, SASL or GSS message `p`: only valid while logging in.
-    Password,
 }
 
 impl Kind {
-    /// The kind of a tag; `None` for a byte that no client message has.
+    /// The kind of a tag; `None` for a byte that no client message has. Passwords (`p`) are none here: they are for logins.
     pub fn of(tag: u8) -> Option<Self> {
         Some(match tag {
             b'Q' => Self::Query,
@@ -54,7 +52,6 @@ impl Kind {
             b'c' => Self::CopyDone,
             b'f' => Self::CopyFail,
             b'X' => Self::Terminate,
-            b'p' => Self::Password,
             _ => return None,
         })
     }

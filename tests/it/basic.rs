@@ -106,7 +106,8 @@ async fn startup_parameters_are_the_reset_values() {
         (raw.params["application_name"].as_str(), raw.params["DateStyle"].as_str()),
         ("mine", "German, DMY")
     );
-    for reset in ["SELECT 1", "RESET ALL", "DISCARD ALL"] {
+    let each = "RESET work_mem; RESET datestyle; RESET application_name";
+    for reset in ["SELECT 1", each, "RESET ALL", "DISCARD ALL"] {
         let dirty = "SET work_mem = '9MB'; SET datestyle = ISO; SET application_name = other";
         if reset != "SELECT 1" {
             raw.query(dirty).await;

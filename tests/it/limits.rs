@@ -5,16 +5,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::harness::drivers::{connect, sqlstate};
+use crate::harness::proxy::ProxySpec;
 use crate::harness::raw::{self, Frame, Raw};
-use crate::harness::scene::{Scene, scene};
+use crate::harness::scene::scene;
 use crate::harness::{eventually, soon};
-
-/// A figure of the proxy's memory in kB: `VmRSS` is what it holds, `VmHWM` the most it ever held.
-fn memory(scene: &Scene, figure: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", scene.proxy.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 #[tokio::test]
 async fn silent_connections_keep_nobody_out() {
@@ -74,7 +68,7 @@ async fn huge_messages_pass_without_being_held() {
     let scene = scene(0, |_| {}).await;
     let mut raw = scene.raw().await;
     raw.query("SELECT 1").await;
-    let before = memory(&scene, "VmHWM:");
+    let before = scene.proxy.peak_memory();
     // A row of 300 MB.
     let frames = raw.query("SELECT repeat('x', 300000000)").await;
     assert!(frames.iter().any(|frame| frame.tag == b'D' && frame.body.len() > 300_000_000));
@@ -113,7 +107,7 @@ async fn huge_messages_pass_without_being_held() {
     let mut raw = writer.await.unwrap();
     raw.until(b'Z').await;
     assert_eq!(raw.value("SELECT count(*) FROM t").await, "200");
-    let grown = memory(&scene, "VmHWM:").saturating_sub(before);
+    let grown = scene.proxy.peak_memory().saturating_sub(before);
     assert!(grown < 4_096, "{grown} kB more than before");
     drop(raw);
     scene.finish().await;
@@ -131,7 +125,7 @@ async fn a_slow_reader_costs_only_itself() {
     let mut slow = scene.raw().await;
     let mut quick = scene.raw().await;
     quick.query("SELECT 1").await;
-    let before = memory(&scene, "VmHWM:");
+    let before = scene.proxy.peak_memory();
     slow.send(&raw::query("SELECT repeat('x', 1000) FROM generate_series(1, 300000)")).await;
     let blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite'";
     scene.primary_says(blocked, "1").await;
@@ -146,7 +140,7 @@ async fn a_slow_reader_costs_only_itself() {
         }
     }
     assert_eq!(rows, 300_000);
-    let grown = memory(&scene, "VmHWM:").saturating_sub(before);
+    let grown = scene.proxy.peak_memory().saturating_sub(before);
     assert!(grown < 4_096, "{grown} kB for a reader that does not read");
     drop((slow, quick));
     scene.finish().await;
@@ -156,6 +150,7 @@ async fn a_slow_reader_costs_only_itself() {
 async fn garbage_from_many_harms_nobody() {
     let scene = scene(0, |_| {}).await;
     let mut honest = scene.raw().await;
+    let (before, lines) = (scene.proxy.peak_memory(), scene.proxy.log_text().lines().count());
     for round in 0..60_u8 {
         let mut raw = Raw::tcp(&scene.proxy.address()).await;
         let noise: Vec<u8> = (0..200).map(|i: u8| i.wrapping_mul(round).wrapping_add(round)).collect();
@@ -165,8 +160,10 @@ async fn garbage_from_many_harms_nobody() {
             assert!(honest.is_alive().await);
         }
     }
-    let lines = scene.proxy.log_text().lines().count();
-    assert!(lines < 300, "{lines} lines in the log");
+    let lines = scene.proxy.log_text().lines().count() - lines;
+    assert!(lines <= 60, "{lines} lines in the log, at most one for each client");
+    let grown = scene.proxy.peak_memory() - before;
+    assert!(grown < 4_096, "{grown} kB for garbage");
     drop(honest);
     scene.finish().await;
 }
@@ -189,7 +186,7 @@ async fn a_server_that_talks_garbage_is_left() {
     let scene = scene(0, |_| {}).await;
     let cluster = scene.cluster.n(0);
     let nodes = vec![(cluster.address(), cluster.port()), (address, 1)];
-    let proxy = crate::harness::proxy::ProxySpec::to(nodes).start().await;
+    let proxy = ProxySpec::to(nodes).start().await;
     let driver = connect(&proxy.config()).await.unwrap();
     assert_eq!(driver.value("SELECT 1").await.unwrap(), "1");
     let topology = proxy.topology().await.unwrap();
@@ -200,8 +197,12 @@ async fn a_server_that_talks_garbage_is_left() {
     scene.finish().await;
 }
 
-/// A server in front of the real one that forwards everything and, when a client says the word, says `noise`.
-async fn noisy(target: String, noise: &'static [u8]) -> (String, tokio::task::JoinHandle<()>) {
+/// A server in front of the real one that forwards everything and, when a client says `word`, says `noise` instead.
+async fn noisy(
+    target: String,
+    word: &'static [u8],
+    noise: &'static [u8],
+) -> (String, tokio::task::JoinHandle<()>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -215,7 +216,7 @@ async fn noisy(target: String, noise: &'static [u8]) -> (String, tokio::task::Jo
                     tokio::select! {
                         count = near.read(&mut up) => {
                             let Ok(count @ 1..) = count else { return };
-                            if up[..count].windows(5).any(|part| part == b"noise") {
+                            if up[..count].windows(word.len()).any(|part| part == word) {
                                 near.write_all(noise).await.ok();
                                 continue;
                             }
@@ -233,19 +234,21 @@ async fn noisy(target: String, noise: &'static [u8]) -> (String, tokio::task::Jo
     (address, task)
 }
 
+const NOISE: [&[u8]; 6] = [
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"\0\0\0\0\0\0\0\0",
+    b"T\xff\xff\xff\xff",
+    b"D\0\0\0\x03",
+    b"D\x7f\xff\xff\xff",
+    b"~\0\0\0\x04",
+];
+
 #[tokio::test]
 async fn garbage_from_a_server_ends_one_session() {
     let cluster = crate::harness::cluster::cluster(0).await;
-    for noise in [
-        &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
-        b"\0\0\0\0\0\0\0\0",
-        b"T\xff\xff\xff\xff",
-        b"D\0\0\0\x03",
-        b"D\x7f\xff\xff\xff",
-        b"~\0\0\0\x04",
-    ] {
-        let (address, task) = noisy(cluster.n(0).address(), noise).await;
-        let proxy = crate::harness::proxy::ProxySpec::to(vec![(address, cluster.n(0).port())]).start().await;
+    for noise in NOISE {
+        let (address, task) = noisy(cluster.n(0).address(), b"noise", noise).await;
+        let proxy = ProxySpec::to(vec![(address, cluster.n(0).port())]).start().await;
         let mut honest = Raw::login(&proxy.address(), "app", "app-secret", "app").await;
         let mut raw = Raw::login(&proxy.address(), "app", "app-secret", "app").await;
         raw.send(&raw::query("SELECT 'noise'")).await;
@@ -260,16 +263,32 @@ async fn garbage_from_a_server_ends_one_session() {
 }
 
 #[tokio::test]
+async fn garbage_instead_of_a_login_is_an_error_and_no_hang() {
+    let cluster = crate::harness::cluster::cluster(0).await;
+    for noise in NOISE {
+        // The monitor gets in, the sessions do not.
+        let (address, task) = noisy(cluster.n(0).address(), b"user\0app\0", noise).await;
+        let mut spec = ProxySpec::to(vec![(address, cluster.n(0).port())]);
+        let proxy = spec.set("cluster.hold_timeout", "500ms").start().await;
+        let before = proxy.peak_memory();
+        let mut raw = Raw::tcp(&proxy.address()).await;
+        let frames = raw.start(raw::V3_0, &[("user", "app"), ("database", "app")], "app-secret").await;
+        assert_eq!(frames.iter().map(Frame::sqlstate).collect::<Vec<_>>(), ["57P03"], "{noise:?}");
+        assert!(proxy.peak_memory() - before < 4_096);
+        assert!(proxy.log_text().lines().count() < 40, "{}", proxy.log_text());
+        proxy.stop().await;
+        task.abort();
+    }
+}
+
+#[tokio::test]
 async fn a_stranger_is_never_used() {
     let ours = scene(1, |_| {}).await;
     let stranger = crate::harness::cluster::stranger().await;
     let known = |node: &pgsteer::demo::node::Node| (node.address(), node.port());
     let id = ours.cluster.n(0).one("SELECT system_identifier FROM pg_control_system()").await.unwrap();
-    let mut spec = crate::harness::proxy::ProxySpec::to(vec![
-        known(ours.cluster.n(0)),
-        known(ours.cluster.n(1)),
-        known(stranger.n(0)),
-    ]);
+    let mut spec =
+        ProxySpec::to(vec![known(ours.cluster.n(0)), known(ours.cluster.n(1)), known(stranger.n(0))]);
     spec.set("cluster.system_identifier", &id);
     let proxy = spec.start().await;
     eventually("the stranger to be seen", async || {

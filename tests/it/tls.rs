@@ -108,6 +108,21 @@ async fn tls_may_be_required() {
 async fn tls_may_come_first() {
     let (cluster, papers) = (cluster(0).await, Papers::new());
     let proxy = with_tls(&cluster, &papers, "allow").await;
+    let stream = direct(&proxy, &papers).await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"postgresql"[..]));
+    let mut raw = Raw::over(stream);
+    let frames = raw.start(raw::V3_0, &[("user", "app"), ("database", "app")], "app-secret").await;
+    assert_eq!(frames.last().unwrap().tag, b'Z', "{frames:?}");
+    assert_eq!(raw.value("SELECT 1").await, "1");
+    drop(raw);
+    proxy.stop().await;
+}
+
+/// A connection that begins with TLS.
+async fn direct(
+    proxy: &TestProxy,
+    papers: &Papers,
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(papers.file("ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -118,12 +133,21 @@ async fn tls_may_come_first() {
     let stream = tokio::net::TcpStream::connect(proxy.address()).await.unwrap();
     let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from("localhost").unwrap();
-    let stream = soon("TLS without SSLRequest", connector.connect(name, stream)).await.unwrap();
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"postgresql"[..]));
-    let mut raw = Raw::over(stream);
-    let frames = raw.start(raw::V3_0, &[("user", "app"), ("database", "app")], "app-secret").await;
-    assert_eq!(frames.last().unwrap().tag, b'Z', "{frames:?}");
-    assert_eq!(raw.value("SELECT 1").await, "1");
+    soon("TLS without SSLRequest", connector.connect(name, stream)).await.unwrap()
+}
+
+#[tokio::test]
+async fn huge_messages_are_not_held_under_tls_either() {
+    let (cluster, papers) = (cluster(0).await, Papers::new());
+    let proxy = with_tls(&cluster, &papers, "require").await;
+    let mut raw = Raw::over(direct(&proxy, &papers).await);
+    raw.start(raw::V3_0, &[("user", "app"), ("database", "app")], "app-secret").await;
+    let before = proxy.peak_memory();
+    assert_eq!(raw.value("SELECT repeat('x', 50000000)").await.len(), 50_000_000);
+    let long = "y".repeat(50_000_000);
+    assert_eq!(raw.value(&format!("SELECT length('{long}')")).await, "50000000");
+    let grown = proxy.peak_memory() - before;
+    assert!(grown < 4_096, "{grown} kB more than before");
     drop(raw);
     proxy.stop().await;
 }

@@ -101,9 +101,14 @@ async fn a_half_closed_client_gets_its_results() {
         ("two queries", [query(rows), query("SELECT 2")].concat()),
         ("a batch without Sync", [parse("", rows), bind("", "", &[]), execute("", 0), flush()].concat()),
         ("half a COPY", [query("COPY t FROM STDIN"), copy_data(b"1\n")].concat()),
+        (
+            "half a query in a copy",
+            [query("COPY t FROM STDIN"), copy_data(b"1\n"), query("SELECT 3")[..8].to_vec()].concat(),
+        ),
         ("a transaction", [query("BEGIN"), query("INSERT INTO t VALUES (2)")].concat()),
         ("nothing", Vec::new()),
         ("half a message", query("SELECT 3")[..8].to_vec()),
+        ("a password", message(b'p', b"secret\0")),
         ("no message", message(b'y', b"what")),
         ("no message behind one", [query("SELECT pg_sleep(0.1)"), b"\x01\x02\x03".to_vec()].concat()),
     ];

@@ -209,6 +209,13 @@ impl TestProxy {
         config
     }
 
+    /// The most memory it ever held, in kB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// Writes a changed configuration to its file; takes effect at SIGHUP.
     pub fn rewrite(&self, spec: &ProxySpec) {
         self.write_config(&spec.file(self.dir(), &self.ports)).unwrap();

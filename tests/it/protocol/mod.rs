@@ -99,7 +99,10 @@ async fn step_by_step(scene: &Scene) {
 #[tokio::test]
 async fn broken_messages_are_answered_as_by_the_server() {
     let scene = scene(0, |_| {}).await;
-    compare(&scene, &scripts::violations(), false).await;
+    let scripts = scripts::violations();
+    compare(&scene, &scripts, false).await;
+    let lines = scene.proxy.log_text().matches("client broke the protocol").count();
+    assert!((1..=scripts.len()).contains(&lines), "{lines} lines in the log, at most one for each client");
     assert!(scene.raw().await.is_alive().await, "others go on");
     scene.finish().await;
 }

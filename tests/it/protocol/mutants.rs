@@ -35,7 +35,7 @@ impl Dice {
         match self.below(6) {
             0 => bytes[at] = byte,
             1 => bytes.insert(at, byte),
-            2 => drop(bytes.remove(at)),
+            2 if bytes.len() > 1 => drop(bytes.remove(at)),
             3 => bytes[at] ^= 1 << self.below(8),
             4 => bytes.truncate(at.max(1)),
             _ => {
