@@ -1,8 +1,8 @@
 //! One client from its first byte to its last.
 //!
 //! Flow: `startup` reads the first packets into a phase, `auth` proves who it is, `login` greets, `run` relays between
-//! the client and the backend it has leased and, when that is lost, `attach` finds another. `state`, `pipeline`,
-//! `params`, `prepared` and `limbo` are sans-IO: messages in, verdicts out.
+//! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another; `leave` is the end.
+//! `state`, `pipeline`, `params`, `prepared` and `limbo` are sans-IO: messages in, verdicts out.
 
 mod attach;
 mod auth;
