@@ -16,7 +16,7 @@ use pgsteer::topology::{
 
 use crate::harness::cluster::{TestCluster, cluster};
 use crate::harness::link::Link;
-use crate::harness::soon;
+use crate::harness::{LIMIT, soon};
 
 /// A cluster, each node behind a link, watched.
 struct Watched {
@@ -142,6 +142,10 @@ async fn replaced(what: &str, strike: impl AsyncFn(&Watched), revive: impl Async
         "{what}: silence alone changes nothing"
     );
     assert!(view.read_nodes().count() == 2, "{what}: reads go on\n{:#?}", watched.events.list());
+    // A primary that is only cut off from the proxy would feed it beyond the fork.
+    let third = watched.cluster.n(2);
+    third.repoint("").await.unwrap();
+    third.wait_for("SELECT count(*) FROM pg_stat_wal_receiver", "0", LIMIT).await.unwrap();
     let gap = watched.promote(1).await;
     println!("{what}: published {gap:?} after the new primary took writes");
     let view = watched.store.load();
