@@ -3,7 +3,7 @@
 //! A difference names the seed of its round; `MUTANTS=FIRST..LAST` runs those rounds.
 
 use super::{comparable, same, scripts};
-use crate::harness::raw::{Raw, query};
+use crate::harness::raw::{Raw, query, terminate};
 use crate::harness::scene::scene;
 
 /// Rounds of an ordinary run.
@@ -66,6 +66,10 @@ async fn changed_bytes_are_answered_as_by_the_server() {
         let mut bytes = [original.clone(), query("SELECT 'more'")].concat();
         for _ in 0..=dice.below(3) {
             dice.change(&mut bytes);
+        }
+        // Some say goodbye, if what is before it lets that through.
+        if dice.below(3) == 0 {
+            bytes.extend(terminate());
         }
         let direct = last_words(&scene.cluster.n(0).address(), &bytes).await;
         let proxied = last_words(&scene.proxy.address(), &bytes).await;
