@@ -66,6 +66,8 @@ const SANS_IO: &[&str] = &[
     "src/session/params.rs",
     "src/session/pipeline.rs",
     "src/session/prepared.rs",
+    "src/session/sharing.rs",
+    "src/session/sharing/names.rs",
     "src/session/state.rs",
 ];
 

@@ -151,6 +151,8 @@ impl Default for Pool {
             max_startup_sets: 64,
             max_connecting_per_node: 8,
             reset_timeout: Duration::from_secs(5),
+            max_pinned: 0,
+            max_prepared: 200,
         }
     }
 }

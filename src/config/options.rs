@@ -282,7 +282,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("listen[].tls.client_ca", Kind::Path, "\"\"", Class::NewSessions,
         "PEM file with the authorities that sign client certificates."),
     option("pool.mode", Kind::Choice, "\"session\"", Class::Restart,
-        "How long a session keeps its backend: `session`, until the client leaves."),
+        "How long a session keeps its backend: `session`, until the client leaves; `transaction`, until its \
+         transaction ends."),
     option("pool.size", Kind::Number, "20", Class::Live,
         "Backends per node, database and user."),
     option("pool.max_backends_per_node", Kind::Number, "90", Class::Live,
@@ -303,6 +304,11 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Different sets of startup parameters kept apart per node, database and user."),
     option("pool.max_connecting_per_node", Kind::Number, "8", Class::Live,
         "Logins at one node at the same time."),
+    option("pool.max_pinned", Kind::Number, "0", Class::Live,
+        "Sessions per node, database and user that may keep a backend in transaction mode; 0: three quarters of \
+         `size`."),
+    option("pool.max_prepared", Kind::Number, "200", Class::NewSessions,
+        "Prepared statements kept on each backend for all sessions, in transaction mode."),
     option("pool.reset_timeout", Kind::Duration, "\"5s\"", Class::Live,
         "A backend that is not clean after this time is closed."),
     option("route.split", Kind::Choice, "\"declared\"", Class::NewSessions,
@@ -341,8 +347,9 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Length of a startup packet."),
     option("limits.drain_timeout", Kind::Duration, "\"30s\"", Class::Live,
         "How long a shutdown waits for transactions to finish."),
-    option("limits.client_write_timeout", Kind::Duration, "\"1min\"", Class::NewSessions,
-        "A console client that takes nothing for this long is closed; others are not, in this version."),
+    option("limits.client_write_timeout", Kind::Duration, "\"1min\"", Class::Live,
+        "A client that takes nothing of an answer for this long is cut, on the console and in transaction mode, where it \
+         keeps a backend from others."),
     option("limits.max_prepared_bytes", Kind::Size, "\"1MB\"", Class::NewSessions,
         "Statement text a session keeps to prepare it again elsewhere."),
 ];

@@ -2,6 +2,8 @@
 //!
 //! `config::build` makes them from text; `reload` replaces the whole value. They hold no handle to anything.
 
+mod pool;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +12,8 @@ use std::time::Duration;
 use super::hba::{self, Attempt, HbaRule, Method};
 use super::secret::Secret;
 use crate::scram::verifier::Verifier;
+
+pub use pool::{Pool, PoolMode};
 
 /// Everything `proxy.toml` and the environment say.
 #[derive(Clone, Debug, PartialEq)]
@@ -364,44 +368,6 @@ pub enum ClientTlsMode {
     Off,
     /// They must.
     Require,
-}
-
-/// `[pool]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pool {
-    /// How long a session keeps a backend.
-    pub mode: PoolMode,
-    /// Backends per node, database and user.
-    pub size: usize,
-    /// Backends per node over all pools.
-    pub max_backends_per_node: usize,
-    /// Clients at once; one more gets 53300.
-    pub max_clients: usize,
-    /// How long a client waits for a backend before 53300.
-    pub wait_timeout: Duration,
-    /// An idle backend is closed after it.
-    pub idle_timeout: Duration,
-    /// A backend is not used again after this age; zero: after its first session.
-    pub lifetime: Duration,
-    /// Backends per key in use kept open on every standby, so that a promotion finds them.
-    pub warm: usize,
-    /// Sessions in one queue; one more gets 53300 at once.
-    pub max_waiters: usize,
-    /// Startup sets kept apart for one node, database and user.
-    pub max_startup_sets: usize,
-    /// Logins at one node at the same time.
-    pub max_connecting_per_node: usize,
-    /// A reset that takes longer closes the backend.
-    pub reset_timeout: Duration,
-}
-
-/// How long a session keeps a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PoolMode {
-    /// Until the client leaves.
-    Session,
-    /// Until the transaction ends.
-    Transaction,
 }
 
 /// `[route]`.

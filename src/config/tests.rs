@@ -366,7 +366,6 @@ fn everything_wrong_is_told_at_once_in_the_order_of_the_file() {
     proxy.toml:15: listen[0].address: is missing; write address = "127.0.0.1:6432"
     proxy.toml:19: listen[1].tls.mode: is "require" without a certificate; add cert = "FILE" and key = "FILE"
     proxy.toml:21: listen[2].address: *:6432 is taken by the listener 127.0.0.1:6432 of another role; give each role its own port
-    proxy.toml:24: pool.mode: "transaction" is not available in this version; write "session" or leave the line out
     proxy.toml:25: pool.siez: unknown option; did you mean "size"?
     proxy.toml:26: pool.size: is 200, but a node gets at most 90 backends (pool.max_backends_per_node); raise that or lower this
     proxy.toml:27: pool.warm: is -1; write a number between 0 and 1000
@@ -439,8 +438,6 @@ reads = false
 transactions = true
 resolve_commit = true
 listen = true
-[limits]
-client_write_timeout = "5s"
 "#;
 
 #[test]
@@ -448,7 +445,6 @@ fn what_is_not_built_is_refused() {
     assert_snapshot!(errors(NOT_BUILT), @r#"
     proxy.toml:4: cluster.node[0].zone: a zone is not available in this version; leave the line out
     proxy.toml:6: auth.source: "passthrough" is not available in this version; write "query" or "static"
-    proxy.toml:8: pool.mode: "transaction" is not available in this version; write "session" or leave the line out
     proxy.toml:11: route.split: "auto" is not available in this version; write "declared" or "off"
     proxy.toml:12: route.consistency: "eventual" is not available in this version; write "session" or leave the line out
     proxy.toml:13: route.read_functions: a list of functions is not available in this version; write [] or leave the line out
@@ -457,7 +453,6 @@ fn what_is_not_built_is_refused() {
     proxy.toml:17: retry.transactions: true is not available in this version; write false or leave the line out
     proxy.toml:18: retry.resolve_commit: true is not available in this version; write false or leave the line out
     proxy.toml:19: retry.listen: true is not available in this version; write false or leave the line out
-    proxy.toml:21: limits.client_write_timeout: another time is not available in this version; write "1min" or leave the line out
     "#);
     let defaults = "[route]\nconsistency = \"session\"\nread_functions = []\n[retry]\nreads = true\n[limits]\nclient_write_timeout = \"60s\"\n[pool]\nsize = 1";
     assert_eq!(

@@ -6,12 +6,14 @@ use std::thread::ThreadId;
 
 use tokio::time::Instant;
 
+use super::applied::Applied;
 use super::book::{Phase, PoolId};
 use super::cancel::CancelGate;
 use super::key::PoolKey;
 use super::params::Params;
 use super::registry::Registry;
 use super::rows::BackendState;
+use super::statements::Statements;
 use crate::net::Stream;
 use crate::topology::Epoch;
 
@@ -44,13 +46,17 @@ pub struct Backend {
     /// The server's process id.
     pub pid: i32,
     /// The secret for cancel requests, 4 to 256 bytes.
-    pub cancel_key: Vec<u8>,
+    pub cancel_key: Arc<[u8]>,
     /// ParameterStatus as after login and after every reset.
     pub params: Params,
     /// It has waited in the pool since it logged in, and its role may have been renamed or dropped meanwhile.
     pub reused: bool,
     /// The gate for cancel requests during this lease.
     pub cancels: Arc<CancelGate>,
+    /// Settings that sessions of transaction mode have left on it.
+    pub applied: Applied,
+    /// Prepared statements that they have left on it.
+    pub statements: Option<Box<Statements>>,
     /// Reported values that differ from `params` now.
     pub(super) drift: Params,
     pub(super) info: Arc<Info>,

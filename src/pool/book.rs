@@ -195,6 +195,18 @@ impl<T> Book<T> {
         (Checkout::Wait(id, waiter, receiver), evicted)
     }
 
+    /// An idle one of that pool, if it has one and nobody waits.
+    pub(super) fn checkout_idle(&mut self, key: &PoolKey, home: ThreadId, now: Instant) -> Option<T> {
+        let pool = *self.by_key.get(key)?;
+        self.pools[pool].used = now;
+        if self.pools[pool].waiting > 0 {
+            return None;
+        }
+        let item = self.take_idle(pool, Some(home))?;
+        self.shift(pool, Phase::Idle, Phase::Active);
+        Some(item)
+    }
+
     /// A backend is free: for whoever waits for one of its pool, else idle. The items returned are to be closed.
     pub(super) fn give(
         &mut self,

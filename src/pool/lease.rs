@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::applied::Applied;
 use super::backend::{Backend, Info};
 use super::book::{Checkout, Grant, Phase, PoolId};
 use super::cancel::CancelGate;
@@ -104,6 +105,19 @@ impl Registry {
             });
         }
         result
+    }
+
+    /// An idle backend of that pool, if nobody waits for one: what [`Registry::lease`] would give at once. For sessions
+    /// that lease for every transaction: nothing is allocated, and no clock of waiting starts.
+    pub fn try_lease(self: &Arc<Self>, key: &PoolKey) -> Option<Backend> {
+        let home = std::thread::current().id();
+        loop {
+            let backend = locked(&self.book).checkout_idle(key, home, Instant::now())?;
+            if let Some(backend) = self.take(backend) {
+                self.metrics.count(Counter::BackendReused);
+                return Some(backend);
+            }
+        }
     }
 
     async fn acquire(
@@ -298,10 +312,12 @@ impl Registry {
             epoch: topology.epoch,
             opened_on_primary,
             pid,
-            cancel_key,
+            cancel_key: cancel_key.into(),
             params,
             reused: false,
             cancels: Arc::new(CancelGate::default()),
+            applied: Applied::default(),
+            statements: None,
             drift: Params::default(),
             info,
             pool,

@@ -4,6 +4,7 @@
 //! there is none. It knows how to log in and how to clean a backend; it does not know SQL, clients, or which node is the
 //! right one.
 
+mod applied;
 mod backend;
 mod book;
 mod cancel;
@@ -19,7 +20,9 @@ mod recipes;
 mod registry;
 mod reset;
 mod rows;
+mod statements;
 
+pub use applied::{Applied, Change, Setting};
 pub use backend::{Backend, Verdict};
 pub use cancel::{CancelGate, CancelPass};
 pub use credentials::Credentials;
@@ -28,6 +31,7 @@ pub use key::{PoolKey, StartupSet};
 pub use params::Params;
 pub use registry::Registry;
 pub use rows::{BackendRow, BackendState, PoolRow};
+pub use statements::{NAME_PREFIX, Slot, Standing, StatementId, Statements, Unnamed};
 
 #[cfg(test)]
 mod fake;

@@ -46,6 +46,16 @@ impl Params {
         self.pairs().iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// True when both share their pairs or report the same. The common case is one comparison of pointers.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let shared = match (&self.0, &other.0) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        shared || self == other
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.pairs().len()

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::backend::{Backend, Info, Verdict};
 use super::book::{Book, Limits, Phase, PoolId};
-use super::key::StartupSet;
+use super::key::{PoolKey, StartupSet};
 use super::login::Doorman;
 use super::params::Params;
 use super::recipes::{Recipes, Who};
@@ -47,6 +47,8 @@ pub struct Registry {
     pub(super) work: Notify,
     backends: Mutex<HashMap<u64, Arc<Info>>>,
     in_flight: Box<[AtomicUsize]>,
+    /// Backends that sessions of transaction mode keep, by what `pool.size` counts.
+    pinned: Mutex<HashMap<(NodeId, String, String), usize>>,
     last_id: AtomicU64,
     pub(super) this: Weak<Registry>,
 }
@@ -59,6 +61,11 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         connecting: pool.max_connecting_per_node.max(1),
         waiters: pool.max_waiters,
     }
+}
+
+/// What `pool.size` and `pool.max_pinned` count.
+fn account(key: &PoolKey) -> (NodeId, String, String) {
+    (key.node, key.database.clone(), key.user.clone())
 }
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -92,6 +99,7 @@ impl Registry {
             work: Notify::new(),
             backends: Mutex::default(),
             in_flight: (0..nodes).map(|_| AtomicUsize::new(0)).collect(),
+            pinned: Mutex::default(),
             last_id: AtomicU64::new(0),
             this: Weak::clone(this),
         });
@@ -248,6 +256,29 @@ impl Registry {
         backend.held = false;
         if let Some(count) = self.in_flight.get(backend.key.node.index()) {
             count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one more session may keep a backend of that pool between transactions (`pool.max_pinned`).
+    pub fn may_pin(&self, key: &PoolKey) -> bool {
+        let pool = &self.settings.load().pool;
+        let limit = if pool.max_pinned == 0 { (pool.size * 3 / 4).max(1) } else { pool.max_pinned };
+        locked(&self.pinned).get(&account(key)).is_none_or(|count| *count < limit)
+    }
+
+    /// A session keeps a backend of that pool between transactions.
+    pub fn pin(&self, key: &PoolKey) {
+        *locked(&self.pinned).entry(account(key)).or_insert(0) += 1;
+    }
+
+    /// A session that did so does not any more.
+    pub fn unpin(&self, key: &PoolKey) {
+        let mut pinned = locked(&self.pinned);
+        if let Some(count) = pinned.get_mut(&account(key)) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                pinned.remove(&account(key));
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::applied::Applied;
 use super::backend::Backend;
 use super::messages::{Messages, garbage, send};
 use crate::wire::backend::{command_tag, parameter_status};
@@ -69,6 +70,10 @@ async fn run(backend: &mut Backend, wash: Wash) -> Result<(), Dirty> {
     }
     if let Some(code) = outcome {
         return Err(Dirty::Failed(code));
+    }
+    if wash == Wash::Discard {
+        backend.applied = Applied::default();
+        backend.statements = None;
     }
     match (wash, backend.drift.iter().next()) {
         (Wash::Discard, Some((name, _))) => Err(Dirty::Parameter(name.to_owned())),

@@ -14,6 +14,7 @@ use super::directory::{Signal, Signals};
 use super::limbo::Limbo;
 use super::restore::{self, RestoreError};
 use super::run::{Attached, End, Flow, Session};
+use super::share::Home;
 use crate::metrics::{Counter, Gauge, Latency};
 use crate::pool::{Backend, LeaseError, PoolKey, Registry, Verdict};
 use crate::route::{self, NodeLoad, Policy, Refusal, Rng, Target, Wants};
@@ -43,7 +44,7 @@ impl From<End> for NoBackend {
 }
 
 /// What one attempt at a node led to.
-enum Attempt {
+pub(super) enum Attempt {
     Attached,
     /// Another attempt is sure to come further.
     Again,
@@ -212,7 +213,8 @@ impl Session {
     fn target(&self, topology: &Topology) -> Result<Target, Refusal> {
         let settings = self.ctx.settings.load();
         let policy = Policy { fallback: settings.cluster.fallback, zone: None };
-        let current = self.attached.as_ref().map(|attached| attached.node);
+        let last = self.home.as_deref().map(Home::node);
+        let current = self.attached.as_ref().map(|attached| attached.node).or(last);
         let mut rng = Rng::from_system();
         route::target(self.login.wants, topology, &policy, current, &Load(&self.ctx.registry), &mut rng)
     }
@@ -277,6 +279,9 @@ impl Session {
         topology: &Topology,
         deadline: Instant,
     ) -> Result<Attempt, NoBackend> {
+        if self.is_sharing() {
+            return self.take_shared(backend, target, topology).await;
+        }
         let restored = self.restore(&mut backend, target.node(), deadline).await;
         if let Err(RestoreError::Lost) = restored {
             self.ctx.registry.release(backend, Verdict::Close);
@@ -390,6 +395,12 @@ impl Session {
         }
     }
 
+    /// True while the session waits for the first backend, or for one for its next transaction, and no server has failed
+    /// it: what its client has sent before its end is run.
+    fn is_first_wait(&self) -> bool {
+        self.logging_in || self.is_sharing()
+    }
+
     /// Watches the client and the mailbox, and writes what we owe the client.
     fn poll_watch(&mut self, cx: &mut TaskContext<'_>) -> Poll<Watched> {
         if let Poll::Ready(Err(_)) = self.poll_replies(cx) {
@@ -402,7 +413,7 @@ impl Session {
         while !self.client_ended && self.up.can_read() {
             match self.up.poll_read(cx, &mut self.client) {
                 // A whole conversation may have come behind the startup packet: it is run, as a server does.
-                Poll::Ready(Ok(0) | Err(_)) if self.logging_in && self.up.has_unseen() => {
+                Poll::Ready(Ok(0) | Err(_)) if self.is_first_wait() && self.up.has_unseen() => {
                     (self.client_ended, self.ended_early) = (true, true);
                 }
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Watched::ClientGone),
@@ -443,7 +454,7 @@ impl Session {
 }
 
 /// True when nothing can come of an attempt at `node` any more.
-fn is_lost(topology: &Topology, node: NodeId, wants: Wants) -> bool {
+pub(super) fn is_lost(topology: &Topology, node: NodeId, wants: Wants) -> bool {
     let gone = topology.node(node).is_none_or(|node| node.health == Health::Down);
     gone || (wants == Wants::Primary && topology.writable_primary() != Some(node))
 }

@@ -4,6 +4,7 @@
 //! longer than a buffer passes through by count and is never gathered. Must not know what messages mean.
 
 use std::cell::RefCell;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -16,11 +17,25 @@ use crate::wire::frame::{self, BadLength};
 pub const BUFFER_BYTES: usize = 64 * 1024;
 /// Buffers a worker keeps for later; more are freed when they come back.
 const KEPT: usize = 16;
+/// Bytes that may be copied to stand together with an insertion; more are written first.
+const GATHERED: usize = 4 * 1024;
+/// Largest room for insertions that is kept for later, bytes.
+const KEPT_INSERTION: usize = 16 * 1024;
 
 /// The buffers of one worker that nobody uses at this moment.
 #[derive(Debug, Default)]
 pub struct BufferPool {
     free: RefCell<Vec<Box<[u8]>>>,
+    #[expect(clippy::vec_box, reason = "they come and go as boxes: a direction has room for a pointer only")]
+    insertions: RefCell<Vec<Box<Insertion>>>,
+}
+
+/// Bytes put between those received.
+#[derive(Debug, Default)]
+struct Insertion {
+    bytes: Vec<u8>,
+    /// How many of them have been written.
+    written: usize,
 }
 
 impl BufferPool {
@@ -37,6 +52,20 @@ impl BufferPool {
         let mut free = self.free.borrow_mut();
         if free.len() < KEPT {
             free.push(buffer);
+        }
+    }
+
+    #[expect(clippy::unnecessary_box_returns, reason = "it is kept as a box")]
+    fn take_insertion(&self) -> Box<Insertion> {
+        self.insertions.borrow_mut().pop().unwrap_or_default()
+    }
+
+    fn give_insertion(&self, mut insertion: Box<Insertion>) {
+        let mut kept = self.insertions.borrow_mut();
+        if kept.len() < KEPT && insertion.bytes.capacity() <= KEPT_INSERTION {
+            insertion.bytes.clear();
+            insertion.written = 0;
+            kept.push(insertion);
         }
     }
 }
@@ -57,6 +86,8 @@ pub enum Next {
 pub struct Half {
     pool: Rc<BufferPool>,
     buffer: Option<Box<[u8]>>,
+    /// Bytes of ours, and what was received before them: written before the rest.
+    inserted: Option<Box<Insertion>>,
     /// First byte not written yet.
     start: usize,
     /// Bytes before this may be written.
@@ -79,6 +110,7 @@ impl Half {
         Self {
             pool,
             buffer: None,
+            inserted: None,
             start: 0,
             seen: 0,
             end: 0,
@@ -92,7 +124,13 @@ impl Half {
     /// True when bytes wait to be written.
     #[inline]
     pub fn must_write(&self) -> bool {
-        self.seen > self.start
+        self.seen > self.start || self.inserted.is_some()
+    }
+
+    /// Bytes that wait to be written.
+    pub fn waiting(&self) -> usize {
+        let ours = self.inserted.as_ref().map_or(0, |insertion| insertion.bytes.len() - insertion.written);
+        ours + self.seen - self.start
     }
 
     /// True when bytes are here that have not been looked at.
@@ -165,6 +203,43 @@ impl Half {
         }
     }
 
+    /// Puts bytes of ours behind what has been looked at and before what has not. False when that cannot be yet: too much
+    /// waits to be written, or a message of the other side is not complete.
+    #[must_use]
+    pub fn insert(&mut self, bytes: &[u8]) -> bool {
+        if self.seen - self.start > GATHERED || self.is_inside_message() {
+            return false;
+        }
+        let mut insertion = self.inserted.take().unwrap_or_else(|| self.pool.take_insertion());
+        let waiting = self.buffer.as_deref().and_then(|all| all.get(self.start..self.seen));
+        insertion.bytes.extend_from_slice(waiting.unwrap_or_default());
+        insertion.bytes.extend_from_slice(bytes);
+        if insertion.bytes.is_empty() {
+            self.pool.give_insertion(insertion);
+        } else {
+            self.inserted = Some(insertion);
+        }
+        self.start = self.seen;
+        self.tidy();
+        true
+    }
+
+    /// Lets the next message through with its first `head` bytes replaced by `with`, a header with the new length
+    /// included. False as for [`Half::insert`].
+    #[must_use]
+    pub fn pass_with(&mut self, head: usize, with: &[u8]) -> bool {
+        let Ok(Some(header)) = frame::header(self.unseen()) else { return false };
+        if head > self.unseen().len() || !self.insert(with) {
+            return false;
+        }
+        self.start += head;
+        self.seen += head;
+        self.passing = header.len.saturating_sub(head);
+        self.pass_some();
+        self.tidy();
+        true
+    }
+
     /// Lets the next message through: whole, or its beginning and then the rest as it comes.
     #[inline]
     pub fn pass(&mut self) {
@@ -197,6 +272,7 @@ impl Half {
     /// The other side is gone: what waited for it is dropped, and so is the rest of a message it had begun to get.
     pub fn abandon(&mut self) {
         self.start = self.seen;
+        self.drop_insertion();
         self.dropping += std::mem::take(&mut self.passing);
         self.drop_some();
         self.tidy();
@@ -211,8 +287,15 @@ impl Half {
 
     /// Drops everything: this side is gone.
     pub fn clear(&mut self) {
+        self.drop_insertion();
         (self.start, self.seen, self.end, self.passing, self.dropping) = (0, 0, 0, 0, 0);
         self.tidy();
+    }
+
+    fn drop_insertion(&mut self) {
+        if let Some(insertion) = self.inserted.take() {
+            self.pool.give_insertion(insertion);
+        }
     }
 
     /// Gives the buffer back when nothing is in it.
@@ -234,15 +317,36 @@ impl Half {
         while self.must_write() {
             let bytes =
                 self.buffer.as_deref().and_then(|bytes| bytes.get(self.start..self.seen)).unwrap_or_default();
-            match Pin::new(&mut *to).poll_write(cx, bytes) {
+            let to = Pin::new(&mut *to);
+            let result = match &self.inserted {
+                None => to.poll_write(cx, bytes),
+                Some(insertion) => {
+                    let ours = insertion.bytes.get(insertion.written..).unwrap_or_default();
+                    to.poll_write_vectored(cx, &[IoSlice::new(ours), IoSlice::new(bytes)])
+                }
+            };
+            match result {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(count)) => self.start += count,
+                Poll::Ready(Ok(count)) => self.note_written(count),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,
             }
         }
         self.tidy();
         Poll::Ready(Ok(()))
+    }
+
+    fn note_written(&mut self, count: usize) {
+        let Some(insertion) = self.inserted.as_mut() else {
+            self.start += count;
+            return;
+        };
+        let ours = count.min(insertion.bytes.len() - insertion.written);
+        insertion.written += ours;
+        self.start += count - ours;
+        if insertion.written == insertion.bytes.len() {
+            self.drop_insertion();
+        }
     }
 
     /// True when another read could make progress: there is room, or room can be made.
@@ -342,10 +446,60 @@ mod tests {
     }
 
     #[test]
+    fn insertions_stand_where_they_were_put() {
+        let mut half = Half::new(BufferPool::new(), 100);
+        let message = |tag: u8, body: &[u8]| {
+            let mut out = Vec::new();
+            encode::message(&mut out, tag, |bytes| bytes.extend_from_slice(body));
+            out
+        };
+        let all = [message(b'a', b"1"), message(b'b', b"old, and its rest"), message(b'c', b"3")].concat();
+        let mut from = Pieces([all].into());
+        assert!(half.poll_read(&mut context(), &mut from).is_ready());
+        half.look().unwrap();
+        half.pass();
+        half.look().unwrap();
+        assert!(half.insert(&message(b'x', b"ours")));
+        let with = message(b'b', b"newer, and its rest");
+        assert!(half.pass_with(8, &with[..10]));
+        half.look().unwrap();
+        assert!(half.insert(b""));
+        half.pass();
+        let mut out = Vec::new();
+        assert!(half.poll_write(&mut context(), &mut out).is_ready());
+        let wanted = [message(b'a', b"1"), message(b'x', b"ours"), with, message(b'c', b"3")].concat();
+        assert_eq!(out, wanted);
+        assert!(half.buffer.is_none() && half.inserted.is_none() && !half.must_write());
+    }
+
+    #[test]
+    fn nothing_is_put_inside_a_message_or_behind_much() {
+        let mut half = Half::new(BufferPool::new(), 10);
+        let mut long = Vec::new();
+        encode::message(&mut long, b'd', |out| out.resize(out.len() + GATHERED + 1000, 1));
+        let (first, rest) = long.split_at(500);
+        let mut from = Pieces([first.to_vec(), rest.to_vec()].into());
+        assert!(half.poll_read(&mut context(), &mut from).is_ready());
+        half.look().unwrap();
+        half.pass();
+        assert!(!half.insert(b"x"));
+        let mut out = Vec::new();
+        assert!(half.poll_write(&mut context(), &mut out).is_ready());
+        assert!(!half.insert(b"x"));
+        assert!(half.poll_read(&mut context(), &mut from).is_ready());
+        assert_eq!(half.look(), Ok(Next::More));
+        assert!(!half.insert(b"x"), "{} bytes wait", half.seen - half.start);
+        assert!(half.poll_write(&mut context(), &mut out).is_ready());
+        assert!(half.insert(b"x"));
+        assert!(half.poll_write(&mut context(), &mut out).is_ready());
+        assert_eq!(out, [&long[..], b"x"].concat());
+    }
+
+    #[test]
     fn abandoning_drops_the_rest_of_a_message_under_way() {
         let mut half = Half::new(BufferPool::new(), 10);
         let mut long = Vec::new();
-        encode::message(&mut long, b'd', |body| body.resize(1000, 1));
+        encode::message(&mut long, b'd', |out| out.resize(out.len() + 1000, 1));
         let (first, rest) = long.split_at(500);
         assert_eq!(relay(&mut half, vec![first.to_vec()]).len(), 500);
         assert!(half.is_inside_message());
@@ -368,7 +522,7 @@ mod tests {
             let mut wanted = Vec::new();
             for (tag, len) in messages {
                 let mut message = Vec::new();
-                encode::message(&mut message, tag, |body| body.resize(len, tag));
+                encode::message(&mut message, tag, |out| out.resize(out.len() + len, tag));
                 all.extend_from_slice(&message);
                 if tag != b'x' {
                     wanted.extend_from_slice(&message);

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
@@ -14,8 +14,8 @@ use std::time::SystemTime;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
-use super::params::PIN_CAUSES;
 use crate::pool::{CancelGate, CancelPass};
+use crate::sql::{PinCause, Pins};
 use crate::topology::NodeId;
 
 /// Something a session is told from outside.
@@ -139,7 +139,7 @@ pub struct Entry {
     pub statements: AtomicU64,
     held: AtomicBool,
     active: AtomicBool,
-    pins: AtomicU8,
+    pins: AtomicU16,
     backend: Mutex<Option<Leased>>,
 }
 
@@ -151,7 +151,7 @@ pub struct Leased {
     /// Server process id.
     pub pid: i32,
     /// Secret of the server, for CancelRequest.
-    pub key: Vec<u8>,
+    pub key: Arc<[u8]>,
     /// Keeps the backend from its next user while a CancelRequest is under way.
     pub cancels: Arc<CancelGate>,
 }
@@ -210,9 +210,9 @@ impl Entry {
     }
 
     /// Notes statements completed and why the session is bound to its backend.
-    pub fn note(&self, statements: u64, pin_bits: u8) {
+    pub fn note(&self, statements: u64, pins: Pins) {
         self.statements.store(statements, Ordering::Relaxed);
-        self.pins.store(pin_bits, Ordering::Relaxed);
+        self.pins.store(pins.bits(), Ordering::Relaxed);
     }
 
     /// Notes that the session's statement waits.
@@ -343,7 +343,7 @@ impl Directory {
             statements: AtomicU64::new(0),
             held: AtomicBool::new(false),
             active: AtomicBool::new(false),
-            pins: AtomicU8::new(0),
+            pins: AtomicU16::new(0),
             backend: Mutex::default(),
         });
         self.sessions().insert(entry.id, Arc::clone(&entry));
@@ -412,13 +412,8 @@ fn row(entry: &Entry) -> SessionRow {
         (false, true) => Activity::Active,
         (false, false) => Activity::Idle,
     };
-    let bits = entry.pins.load(Ordering::Relaxed);
-    let pins: Vec<&str> = PIN_CAUSES
-        .iter()
-        .enumerate()
-        .filter(|(bit, _)| bits & (1 << bit) != 0)
-        .map(|(_, c)| c.as_str())
-        .collect();
+    let pins = Pins::from_bits(entry.pins.load(Ordering::Relaxed));
+    let pins: Vec<&str> = pins.iter().map(PinCause::as_str).collect();
     let backend = entry.backend();
     SessionRow {
         id: entry.id,

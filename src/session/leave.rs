@@ -4,8 +4,10 @@
 //! would have on a server. A client that is gone altogether is found out, and its work is cancelled.
 
 use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::directory::Signal;
 use super::relay::Event;
 use super::run::{End, Flow, LAST_WORDS, Session};
 use crate::pool::Verdict;
@@ -29,12 +31,18 @@ impl Session {
         self.up.end_after_seen();
         while self.attached.is_some() {
             match poll_fn(|cx| self.poll_event(cx)).await {
-                Event::ClientGone { .. } | Event::ClientDeaf => self.client_unread = true,
-                Event::BackendGone(_) | Event::EpochOver | Event::StandbySilent | Event::Garbage => {
+                Event::ClientGone { .. } | Event::ClientDeaf | Event::ClientSlow => self.client_unread = true,
+                Event::BackendGone(_)
+                | Event::EpochOver
+                | Event::StandbySilent
+                | Event::SettingRefused
+                | Event::Garbage => {
                     self.drop_backend(Verdict::Close);
                 }
                 Event::Signals(signals) => self.signals(signals)?,
-                Event::Request | Event::Terminate | Event::Violation(_) | Event::Drained => break,
+                Event::Request | Event::Terminate | Event::Violation(_) | Event::Doubt | Event::Drained => {
+                    break;
+                }
             }
         }
         Err(End::Left)
@@ -92,6 +100,19 @@ impl Session {
         // A connection that cannot be shut down shows on its reading side.
         let _ = tokio::time::timeout(LAST_WORDS, ended).await;
         attached.broken = true;
+    }
+
+    /// Writes what the client has not taken yet, for as long as it goes on taking it and nobody is in a hurry.
+    pub(super) fn poll_tail(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(signals) = self.entry.mailbox.poll(cx) {
+            if [Signal::Kill, Signal::Drain, Signal::Cut].iter().any(|signal| signals.contains(*signal)) {
+                return Poll::Ready(());
+            }
+        }
+        if self.client_unread || ready!(self.poll_replies(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        self.poll_write_down(cx).map(drop)
     }
 
     fn probe_client(&mut self) {

@@ -3,7 +3,7 @@
 //!
 //! Sans-IO: the client's messages go in, replies come out. Nothing is sent unasked. Must not know sockets or nodes.
 
-use super::prepared::{Candidate, Prepared};
+use super::prepared::{Prepared, Statement};
 use crate::sql::{Effect, effect};
 use crate::wire::backend::TxStatus;
 use crate::wire::encode;
@@ -128,9 +128,10 @@ impl Limbo {
         let (Some(parse), Some(exit), true) = (parse, exit, self.block) else { return self.fail_batch(out) };
         let effects = Some([exit.clone()].into());
         if parse.name.is_empty() {
-            prepared.set_unnamed(effects);
+            prepared.set_unnamed(message, effects, false);
         } else {
-            prepared.insert(Candidate { name: parse.name.into(), message: message.into(), effects });
+            prepared
+                .insert(parse.name, Statement { message: message.into(), effects, ..Statement::default() });
         }
         self.exit = Some(exit);
         encode::message(out, b'1', |_| {});

@@ -288,7 +288,8 @@ impl Session {
         encode::auth_ok(&mut self.replies);
         let timeout = self.ctx.settings.load().cluster.hold_timeout;
         self.logging_in = true;
-        let found = self.find_backend(Instant::now() + timeout).await;
+        let known = self.is_sharing() && self.answer_from_memory();
+        let found = if known { Ok(()) } else { self.find_backend(Instant::now() + timeout).await };
         self.logging_in = false;
         match found {
             Ok(()) => {
@@ -344,7 +345,7 @@ impl Session {
         let standby = if self.login.wants == Wants::Standby { "on" } else { "off" };
         encode::parameter_status(&mut self.replies, "in_hot_standby", standby);
         // The isolation tester and drivers compare it with pg_backend_pid().
-        if let Some(attached) = &self.attached {
+        if let Some(attached) = self.attached.as_ref().filter(|_| !self.is_sharing()) {
             self.entry.set_pid(attached.backend.pid);
         }
         encode::backend_key_data(&mut self.replies, self.entry.pid(), self.entry.key());

@@ -39,6 +39,14 @@ impl Session {
         if self.waits_for_silent_standby() { self.settle_loss() } else { Ok(()) }
     }
 
+    /// The backend has told its role: a standby that is none any more is worth a look at once.
+    pub(super) fn role_reported(&mut self) {
+        let Some(attached) = self.attached.as_ref() else { return };
+        if self.state.hot_standby == Some(false) && attached.was_standby {
+            self.ctx.nudges.nudge(attached.node, Nudge::HotStandbyOff);
+        }
+    }
+
     /// The server ended the connection: this one only, or all of them?
     pub(super) async fn backend_gone(&mut self, last_words: Option<Vec<u8>>) -> Flow {
         let Some(attached) = self.attached.as_ref() else { return Ok(()) };

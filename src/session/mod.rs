@@ -1,8 +1,9 @@
 //! One client from its first byte to its last.
 //!
 //! Flow: `startup` reads the first packets into a phase, `auth` proves who it is, `login` greets, `run` relays between
-//! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another; `leave` is the end.
-//! `state`, `pipeline`, `params`, `prepared` and `limbo` are sans-IO: messages in, verdicts out.
+//! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another; `share` leases one
+//! for each transaction; `leave` is the end. `state`, `pipeline`, `params`, `prepared`, `sharing` and `limbo` are sans-IO:
+//! messages in, verdicts out.
 
 mod attach;
 mod auth;
@@ -20,6 +21,8 @@ pub mod prepared;
 mod relay;
 mod restore;
 mod run;
+mod share;
+pub mod sharing;
 pub mod startup;
 pub mod state;
 pub mod verifiers;

@@ -4,19 +4,13 @@
 //! In: effects of statements that succeeded, transaction borders, reported parameters. Out: what to replay. Must not know
 //! sockets or nodes.
 
-use std::collections::BTreeSet;
-
-use crate::pool;
-use crate::sql::{Effect, PinCause};
+use crate::pool::{self, Applied, Change, Setting};
+use crate::sql::{Effect, PinCause, Pins};
 
 /// Longest statement kept for replay, bytes; a longer one pins the session.
 pub const MAX_STATEMENT: usize = 8 * 1024;
 /// Most settings kept per session; one more pins the session.
 pub const MAX_SETTINGS: usize = 200;
-
-/// All causes, in the order of the bits of [`Params::pin_bits`].
-pub const PIN_CAUSES: [PinCause; 5] =
-    [PinCause::AdvisoryLock, PinCause::HeldCursor, PinCause::Listen, PinCause::TempTable, PinCause::Setting];
 
 /// The backend's role, which is not the session's to report: the endpoint's does not change.
 const HOT_STANDBY: &str = "in_hot_standby";
@@ -34,20 +28,13 @@ const FIXED: [&str; 8] = [
     "scram_iterations",
 ];
 
-/// One statement to replay, under the name by which a later statement replaces it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replay {
-    key: Vec<u8>,
-    /// The statement as the client wrote it.
-    pub statement: Vec<u8>,
-}
+/// Causes that the server can be asked about.
+pub const ASKABLE: [PinCause; 4] =
+    [PinCause::AdvisoryLock, PinCause::HeldCursor, PinCause::Listen, PinCause::TempTable];
 
-impl Replay {
-    /// True when the statement sets the parameter `name`.
-    pub fn sets(&self, name: &str) -> bool {
-        self.key.eq_ignore_ascii_case(name.as_bytes())
-    }
-}
+/// Causes that a rollback does not take back.
+const LASTING: [PinCause; 5] =
+    [PinCause::AdvisoryLock, PinCause::Sequence, PinCause::Seed, PinCause::Library, PinCause::Prepare];
 
 /// Settings and pins of one session, with what an open transaction may still undo.
 #[derive(Debug, Default)]
@@ -56,9 +43,13 @@ pub struct Params {
     base: pool::Params,
     /// What differs from `base`.
     own: Vec<(Box<str>, Box<str>)>,
-    settings: Vec<Replay>,
-    prepares: Vec<Replay>,
-    pins: BTreeSet<PinCause>,
+    settings: Vec<Setting>,
+    prepares: Vec<Setting>,
+    /// What a backend of this session has set; `None` until asked for after a change.
+    wanted: Option<Applied>,
+    pins: Pins,
+    /// Causes that may have ended since the server was asked.
+    doubtful: Pins,
     pending: Vec<Effect>,
     savepoints: Vec<(Vec<u8>, usize)>,
 }
@@ -66,6 +57,14 @@ pub struct Params {
 impl Params {
     /// Notes what the server reported last; true when the value is new.
     pub fn report(&mut self, name: &str, value: &str) -> bool {
+        let new = self.note_report(name, value);
+        if new {
+            self.wanted = None;
+        }
+        new
+    }
+
+    fn note_report(&mut self, name: &str, value: &str) -> bool {
         match self.own.iter_mut().find(|(key, _)| &**key == name) {
             Some((_, old)) if &**old == value => false,
             Some((_, old)) => {
@@ -101,6 +100,7 @@ impl Params {
             self.report(name, value);
         }
         self.own.shrink_to_fit();
+        self.wanted = None;
         changed
     }
 
@@ -128,24 +128,52 @@ impl Params {
     }
 
     /// Statements to replay on a fresh backend, in the order they were given.
-    pub fn replays(&self) -> impl Iterator<Item = &Replay> {
+    pub fn replays(&self) -> impl Iterator<Item = &Setting> {
         self.settings.iter().chain(&self.prepares)
     }
 
+    /// Everything that is set on a backend of this session beyond its startup set: what the client has set by
+    /// statements, then what the server reported without one. Between transactions only.
+    pub fn wanted(&mut self) -> &Applied {
+        if self.wanted.is_none() {
+            let mut all = self.settings.clone();
+            let unknown: Vec<(&str, &str)> = self
+                .own
+                .iter()
+                .map(|(name, value)| (&**name, &**value))
+                .filter(|(name, value)| !FIXED.contains(name) && self.base.get(name) != Some(*value))
+                .filter(|(name, _)| !self.settings.iter().any(|setting| setting.is(name)))
+                .collect();
+            // The name changes most often: behind everything else it is the only difference.
+            let (names, others): (Vec<_>, Vec<_>) =
+                unknown.into_iter().partition(|(name, _)| *name == "application_name");
+            all.extend(others.into_iter().chain(names).map(|(name, value)| setting(name, value)));
+            self.wanted = Some(Applied::new(all));
+        }
+        self.wanted.get_or_insert_default()
+    }
+
+    /// The session's SQL-level prepared statements for a backend that does not have them, if there are any.
+    pub fn prepares(&self) -> Option<Change> {
+        (!self.prepares.is_empty()).then(|| Change::of(&self.prepares))
+    }
+
     /// Forgets a statement that could not be replayed.
-    pub fn forget(&mut self, replay: &Replay) {
-        self.settings.retain(|known| known != replay);
-        self.prepares.retain(|known| known != replay);
+    pub fn forget(&mut self, setting: &Setting) {
+        self.settings.retain(|known| known != setting);
+        self.prepares.retain(|known| known != setting);
+        self.wanted = None;
     }
 
     /// Why the session cannot leave its backend unnoticed.
-    pub fn pins(&self) -> impl Iterator<Item = PinCause> {
-        self.pins.iter().copied()
+    pub fn pins(&self) -> Pins {
+        self.pins
     }
 
-    /// The same as one bit per cause, in the order of [`PIN_CAUSES`].
-    pub fn pin_bits(&self) -> u8 {
-        PIN_CAUSES.iter().enumerate().map(|(bit, cause)| u8::from(self.pins.contains(cause)) << bit).sum()
+    /// The same where PREPARE is not repeated elsewhere.
+    pub fn pins_of_transaction_mode(&self) -> Pins {
+        let prepare = if self.prepares.is_empty() { Pins::default() } else { PinCause::Prepare.into() };
+        self.pins.union(prepare)
     }
 
     /// True when something would be lost with the backend.
@@ -153,9 +181,50 @@ impl Params {
         !self.pins.is_empty()
     }
 
+    /// Causes of which the server must say whether they still hold.
+    pub fn doubtful(&self) -> Pins {
+        self.doubtful
+    }
+
+    /// The server has said which of `asked` still hold.
+    pub fn resolve(&mut self, asked: Pins, hold: Pins) {
+        self.pins = self.pins.without(asked).union(hold);
+        self.doubtful = self.doubtful.without(asked);
+    }
+
+    /// A statement that nobody has read may have done anything that the server can be asked about.
+    pub fn suspect(&mut self) {
+        for cause in ASKABLE {
+            self.pins.insert(cause);
+            self.doubtful.insert(cause);
+        }
+    }
+
+    /// Another backend, which reported these at its login, takes the place of the last; what the session has set will
+    /// be set on it. Returns what else is new to the client.
+    pub fn rebase(&mut self, base: &pool::Params) -> Vec<(String, String)> {
+        if self.base.is_same(base) {
+            return Vec::new();
+        }
+        let is_own = |name: &str| self.own.iter().any(|(key, _)| &**key == name);
+        let changed: Vec<(String, String)> = base
+            .iter()
+            .filter(|(name, value)| {
+                *name != HOT_STANDBY && !is_own(name) && self.base.get(name) != Some(*value)
+            })
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        self.base = base.clone();
+        if !changed.is_empty() {
+            self.wanted = None;
+        }
+        changed
+    }
+
     /// The backend is gone and with it everything only it had.
     pub fn clear_pins(&mut self) {
-        self.pins.clear();
+        self.pins = Pins::default();
+        self.doubtful = Pins::default();
         self.pending.clear();
         self.savepoints.clear();
     }
@@ -167,13 +236,24 @@ impl Params {
             Effect::Savepoint(name) => self.savepoints.push((name.clone(), self.pending.len())),
             Effect::RollbackTo(name) => self.rolled_back_to(name),
             // Session locks, prepared statements and DISCARD are not undone by a rollback.
-            Effect::Pin(PinCause::AdvisoryLock)
-            | Effect::Unpin(PinCause::AdvisoryLock)
+            Effect::Pin(pins) => self.pin_all(*pins),
+            Effect::Unpin(PinCause::AdvisoryLock)
+            | Effect::MayUnpin(PinCause::AdvisoryLock)
+            | Effect::DiscardSequences
             | Effect::Prepare { .. }
             | Effect::Deallocate(_)
             | Effect::DeallocateAll
             | Effect::DiscardAll => self.apply(effect.clone()),
             undoable => self.pending.push(undoable.clone()),
+        }
+    }
+
+    fn pin_all(&mut self, pins: Pins) {
+        let lasting = LASTING.iter().fold(Pins::default(), |all, cause| all.union((*cause).into()));
+        let undoable = pins.without(lasting);
+        self.pins = self.pins.union(pins.without(undoable));
+        if !undoable.is_empty() {
+            self.pending.push(Effect::Pin(undoable));
         }
     }
 
@@ -201,29 +281,32 @@ impl Params {
     }
 
     fn apply(&mut self, effect: Effect) {
+        self.wanted = None;
         match effect {
             Effect::Set { name, statement } => self.set(name, statement),
             Effect::Reset(name) => self.settings.retain(|known| known.key != name.as_bytes()),
             Effect::ResetAll => self.settings.retain(|known| is_identity(&known.key)),
-            Effect::DiscardAll => {
-                self.settings.clear();
-                self.prepares.clear();
-                self.pins.clear();
-            }
-            Effect::DiscardTemp => {
-                self.pins.remove(&PinCause::TempTable);
-            }
+            Effect::DiscardAll => self.discard_all(),
+            Effect::DiscardTemp => self.pins.remove(PinCause::TempTable),
+            Effect::DiscardSequences => self.pins.remove(PinCause::Sequence),
             Effect::Prepare { name, statement } => keep(&mut self.prepares, &mut self.pins, name, statement),
             Effect::Deallocate(name) => self.prepares.retain(|known| known.key != name),
             Effect::DeallocateAll => self.prepares.clear(),
-            Effect::Pin(cause) => {
-                self.pins.insert(cause);
-            }
-            Effect::Unpin(cause) => {
-                self.pins.remove(&cause);
-            }
+            Effect::Pin(pins) => self.pins = self.pins.union(pins),
+            Effect::Unpin(cause) => self.pins.remove(cause),
+            Effect::MayUnpin(cause) if self.pins.contains(cause) => self.doubtful.insert(cause),
             _ => {}
         }
+    }
+
+    /// DISCARD ALL ends everything but a library and the state of the random numbers.
+    fn discard_all(&mut self) {
+        self.settings.clear();
+        self.prepares.clear();
+        let mut left = Pins::from(PinCause::Seed);
+        left.insert(PinCause::Library);
+        self.pins = self.pins.without(self.pins.without(left));
+        self.doubtful = Pins::default();
     }
 
     fn set(&mut self, name: String, statement: Vec<u8>) {
@@ -235,17 +318,34 @@ impl Params {
     }
 }
 
+/// A reported value as a setting. `set_config` takes lists such as `search_path` as they are reported; SET would quote
+/// them as one name.
+fn setting(name: &str, value: &str) -> Setting {
+    let statement = if name == "application_name" {
+        format!("SET application_name = {}", literal(value))
+    } else {
+        format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
+    };
+    Setting { key: name.as_bytes().to_ascii_lowercase(), statement: statement.into_bytes() }
+}
+
+/// A string constant that means the same whatever `standard_conforming_strings` is.
+pub fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
+}
+
 /// RESET ALL leaves the role and the session's user as they are.
 fn is_identity(key: &[u8]) -> bool {
     key == b"role" || key == b"session_authorization"
 }
 
-fn keep(list: &mut Vec<Replay>, pins: &mut BTreeSet<PinCause>, key: Vec<u8>, statement: Vec<u8>) {
+fn keep(list: &mut Vec<Setting>, pins: &mut Pins, key: Vec<u8>, statement: Vec<u8>) {
     list.retain(|known| known.key != key);
     if statement.len() > MAX_STATEMENT || list.len() >= MAX_SETTINGS {
         pins.insert(PinCause::Setting);
     } else {
-        list.push(Replay { key, statement });
+        list.push(Setting { key, statement });
     }
 }
 
@@ -275,7 +375,7 @@ mod tests {
         run(&mut params, "set a = 1; commit");
         run(&mut params, "begin; set a = 2; set b = 3; select pg_advisory_lock(1); listen x; rollback");
         assert_eq!(statements(&params), ["set a = 1"]);
-        assert_eq!(params.pins().collect::<Vec<_>>(), [PinCause::AdvisoryLock]);
+        assert_eq!(params.pins().iter().collect::<Vec<_>>(), [PinCause::AdvisoryLock]);
     }
 
     #[test]
@@ -308,7 +408,7 @@ mod tests {
     fn what_is_too_long_or_too_much_pins() {
         let mut params = Params::default();
         run(&mut params, &format!("set a = '{}'; commit", "x".repeat(MAX_STATEMENT)));
-        assert_eq!(params.pins().collect::<Vec<_>>(), [PinCause::Setting]);
+        assert_eq!(params.pins().iter().collect::<Vec<_>>(), [PinCause::Setting]);
         let mut params = Params::default();
         for n in 0..=MAX_SETTINGS {
             run(&mut params, &format!("set x.a{n} = 1; commit"));

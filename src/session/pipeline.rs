@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 
-use super::prepared::{Candidate, SharedEffects};
+use super::prepared::{SharedEffects, Undo};
+use crate::pool::StatementId;
 
 /// One request that will be answered.
 #[derive(Debug)]
@@ -17,28 +18,75 @@ pub enum Request {
         effects: Option<SharedEffects>,
         /// Statements completed so far.
         next: usize,
+        /// The number of the change by which it dropped the unnamed statement.
+        unnamed: u32,
+        /// How to take back that named statements are.
+        dropped: Vec<Undo>,
     },
-    /// A Parse; the named statement it makes.
-    Parse(Option<Box<Candidate>>),
+    /// A Parse of a named statement.
+    Parse(Box<Parsing>),
+    /// A Parse of the unnamed statement, by the number of the change.
+    ParseUnnamed(u32),
     /// A Bind.
     Bind,
     /// A Describe.
     Describe,
-    /// An Execute with the effects of its statement.
-    Execute(Option<SharedEffects>),
-    /// A Close of a statement by this name, or of a portal.
-    Close(Option<Box<[u8]>>),
+    /// An Execute.
+    Execute {
+        /// The effects of its statement.
+        effects: Option<SharedEffects>,
+        /// How to take back that named statements are gone.
+        dropped: Vec<Undo>,
+    },
+    /// A Close; how to take back that a named statement is gone.
+    Close(Option<Box<Undo>>),
     /// A Sync.
     Sync,
     /// A FunctionCall.
     FunctionCall,
     /// CopyDone or CopyFail: not answered by itself, it only marks the place.
     CopyEnd,
+    /// A message of ours, whose answer the client does not get.
+    Own(Own),
+    /// A message of the client that was not sent, with the tag of the answer it gets when its turn comes.
+    Fake(u8, Option<Box<Undo>>),
+}
+
+/// What the answer to a Parse is needed for.
+#[derive(Debug, Default)]
+pub struct Parsing {
+    /// How to take back the statement it makes.
+    pub undo: Option<Undo>,
+    /// The statement and its number on the backend, where it is shared.
+    pub sent: Option<(StatementId, u32)>,
+    /// The client's name for a statement that it prepares twice: the server's refusal has another.
+    pub twice: Option<Box<[u8]>>,
+}
+
+/// A message of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// A Query.
+    Query,
+    /// A Parse of a shared statement under this number, or of the unnamed one.
+    Parse(Option<(StatementId, u32)>),
+    /// A Close of the shared statement of this number, or of the unnamed one.
+    Close(Option<u32>),
 }
 
 impl Request {
     /// True for what is answered with a ReadyForQuery.
     pub fn ends_segment(&self) -> bool {
+        self.is_owed_ready() || matches!(self, Self::Own(Own::Query))
+    }
+
+    /// True for a message of ours.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
+
+    /// True for what the client gets a ReadyForQuery for.
+    pub fn is_owed_ready(&self) -> bool {
         matches!(self, Self::Query { .. } | Self::Sync | Self::FunctionCall)
     }
 }
@@ -51,9 +99,11 @@ pub enum Answered {
     /// One statement of a Query (its number) or an Execute completed.
     Statement(SharedEffects, usize),
     /// A Parse succeeded.
-    Parsed(Option<Box<Candidate>>),
-    /// A statement was closed.
-    Closed(Option<Box<[u8]>>),
+    Parsed(Box<Parsing>),
+    /// A message of ours was answered.
+    Own(Own),
+    /// An error: these requests will not be answered, oldest first; and what the failed Query has not dropped.
+    Failed(Vec<Request>, Vec<Undo>),
     /// ReadyForQuery: a segment is over.
     Ready,
 }
@@ -81,6 +131,11 @@ impl Pipeline {
         self.open
     }
 
+    /// True while the server passes over everything up to the next Sync.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
     /// True while the server takes CopyData.
     pub fn is_copying_in(&self) -> bool {
         self.copying_in
@@ -91,42 +146,88 @@ impl Pipeline {
         self.queue.iter()
     }
 
-    /// The client sent a request.
-    pub fn sent(&mut self, request: Request) {
+    /// True while the answers belong to a message of ours.
+    pub fn is_own_turn(&self) -> bool {
+        matches!(self.queue.front(), Some(Request::Own(_)))
+    }
+
+    /// True while the answers to an earlier batch have not all come.
+    pub fn owes_ready(&self) -> bool {
+        self.queue.iter().any(Request::ends_segment)
+    }
+
+    /// The name that the Parse whose turn it is prepares for the second time.
+    pub fn prepared_twice(&self) -> Option<&[u8]> {
+        match self.queue.front() {
+            Some(Request::Parse(parsing)) => parsing.twice.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// True while the answers belong to a Query of ours.
+    pub fn is_own_query(&self) -> bool {
+        matches!(self.queue.front(), Some(Request::Own(Own::Query)))
+    }
+
+    /// True when the next answer is one that the server does not send.
+    pub fn is_fake_turn(&self) -> bool {
+        matches!(self.queue.front(), Some(Request::Fake(..)))
+    }
+
+    /// The tag of an answer that the server does not send, if it is the turn of one.
+    pub fn take_fake(&mut self) -> Option<u8> {
+        self.drop_marks();
+        match self.queue.front() {
+            Some(Request::Fake(tag, _)) => {
+                let tag = *tag;
+                self.queue.pop_front();
+                Some(tag)
+            }
+            _ => None,
+        }
+    }
+
+    /// A request was sent. It comes back when the server passes it over because of an error before it.
+    pub fn sent(&mut self, request: Request) -> Option<Request> {
         match request {
             Request::Sync => {
                 if self.copying_in {
-                    return;
+                    return None;
                 }
                 self.open = false;
                 self.skipping = false;
             }
             // Without a COPY and with nothing before it the server passes over it, and nothing will ever answer.
-            Request::CopyEnd if self.is_idle() => return,
+            Request::CopyEnd if self.is_idle() => return None,
             Request::CopyEnd => self.copying_in = false,
-            Request::Query { .. } | Request::FunctionCall => {}
+            Request::Query { .. } | Request::FunctionCall | Request::Own(_) => {}
             _ => self.open = true,
         }
-        if !self.skipping {
-            self.queue.push_back(request);
+        if self.skipping {
+            return Some(request);
         }
+        self.queue.push_back(request);
+        None
     }
 
     /// The server sent a message with this tag.
     pub fn received(&mut self, tag: u8) -> Answered {
+        if let Some(Request::Own(own)) = self.queue.front() {
+            let own = *own;
+            return self.own_received(own, tag);
+        }
         match tag {
             b'Z' => self.ready(),
             b'C' | b'I' | b's' => self.completed(),
             b'E' => self.failed(),
-            b'1' => match self.pop_if(|request| matches!(request, Request::Parse(_))) {
-                Some(Request::Parse(candidate)) => Answered::Parsed(candidate),
-                _ => Answered::Nothing,
-            },
+            b'1' => {
+                match self.pop_if(|request| matches!(request, Request::Parse(_) | Request::ParseUnnamed(_))) {
+                    Some(Request::Parse(parsing)) => Answered::Parsed(parsing),
+                    _ => Answered::Nothing,
+                }
+            }
             b'2' => self.end(|request| matches!(request, Request::Bind)),
-            b'3' => match self.pop_if(|request| matches!(request, Request::Close(_))) {
-                Some(Request::Close(name)) => Answered::Closed(name),
-                _ => Answered::Nothing,
-            },
+            b'3' => self.end(|request| matches!(request, Request::Close(_))),
             b'T' | b'n' => self.end(|request| matches!(request, Request::Describe)),
             b'G' | b'W' => {
                 self.copy_started();
@@ -136,9 +237,24 @@ impl Pipeline {
         }
     }
 
-    /// Forgets everything: the backend is gone.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    fn own_received(&mut self, own: Own, tag: u8) -> Answered {
+        let ends = match own {
+            Own::Query => tag == b'Z',
+            Own::Parse(_) => tag == b'1',
+            Own::Close(_) => tag == b'3',
+        };
+        if tag == b'E' && own != Own::Query {
+            return self.failed();
+        }
+        if ends {
+            self.queue.pop_front();
+        }
+        Answered::Own(own)
+    }
+
+    /// The backend is gone: nothing will be answered any more. Returns what was outstanding, oldest first.
+    pub fn abandon(&mut self) -> impl DoubleEndedIterator<Item = Request> + use<> {
+        std::mem::take(self).queue.into_iter()
     }
 
     fn pop_if(&mut self, fits: impl Fn(&Request) -> bool) -> Option<Request> {
@@ -161,13 +277,13 @@ impl Pipeline {
     fn completed(&mut self) -> Answered {
         self.drop_marks();
         match self.queue.front_mut() {
-            Some(Request::Query { effects, next }) => {
+            Some(Request::Query { effects, next, .. }) => {
                 let number = *next;
                 *next += 1;
                 effects.clone().map_or(Answered::Nothing, |effects| Answered::Statement(effects, number))
             }
-            Some(Request::Execute(_)) => match self.queue.pop_front() {
-                Some(Request::Execute(Some(effects))) => Answered::Statement(effects, 0),
+            Some(Request::Execute { .. }) => match self.queue.pop_front() {
+                Some(Request::Execute { effects: Some(effects), .. }) => Answered::Statement(effects, 0),
                 _ => Answered::Nothing,
             },
             _ => Answered::Nothing,
@@ -178,13 +294,18 @@ impl Pipeline {
     fn failed(&mut self) -> Answered {
         self.drop_marks();
         self.copying_in = false;
+        let mut skipped = Vec::new();
         if !self.queue.front().is_some_and(Request::ends_segment) && !self.queue.is_empty() {
             while self.queue.front().is_some_and(|request| !matches!(request, Request::Sync)) {
-                self.queue.pop_front();
+                skipped.extend(self.queue.pop_front());
             }
             self.skipping = self.queue.is_empty();
         }
-        Answered::Nothing
+        let kept = match self.queue.front_mut() {
+            Some(Request::Query { next: 0, dropped, .. }) if skipped.is_empty() => std::mem::take(dropped),
+            _ => Vec::new(),
+        };
+        Answered::Failed(skipped, kept)
     }
 
     fn ready(&mut self) -> Answered {
@@ -209,7 +330,7 @@ impl Pipeline {
             keep
         });
         self.copying_in = !ended;
-        if !ended && matches!(self.queue.front(), Some(Request::Execute(_))) {
+        if !ended && matches!(self.queue.front(), Some(Request::Execute { .. })) {
             self.open = true;
         }
     }
@@ -221,12 +342,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn query() -> Request {
-        Request::Query { effects: None, next: 0 }
+        Request::Query { effects: None, next: 0, unnamed: 0, dropped: Vec::new() }
+    }
+
+    fn execute() -> Request {
+        Request::Execute { effects: None, dropped: Vec::new() }
     }
 
     fn batch(pipeline: &mut Pipeline) {
         for request in
-            [Request::Parse(None), Request::Bind, Request::Describe, Request::Execute(None), Request::Sync]
+            [Request::Parse(Box::default()), Request::Bind, Request::Describe, execute(), Request::Sync]
         {
             pipeline.sent(request);
         }
@@ -259,7 +384,7 @@ mod tests {
         reply(&mut pipeline, b"TDCZ");
         assert!(pipeline.is_idle());
 
-        pipeline.sent(Request::Parse(None));
+        pipeline.sent(Request::Parse(Box::default()));
         reply(&mut pipeline, b"E");
         pipeline.sent(Request::Bind);
         assert!(pipeline.is_open());
@@ -271,7 +396,7 @@ mod tests {
     #[test]
     fn copy_in_ignores_the_syncs_before_its_end() {
         let mut pipeline = Pipeline::default();
-        for request in [Request::Bind, Request::Execute(None), Request::Sync] {
+        for request in [Request::Bind, execute(), Request::Sync] {
             pipeline.sent(request);
         }
         reply(&mut pipeline, b"2G");
@@ -295,7 +420,7 @@ mod tests {
     fn a_suspended_portal_ends_its_execute() {
         let mut pipeline = Pipeline::default();
         pipeline.sent(Request::Bind);
-        pipeline.sent(Request::Execute(None));
+        pipeline.sent(execute());
         reply(&mut pipeline, b"2Ds");
         assert_eq!(pipeline.requests().count(), 0);
         assert!(pipeline.is_open() && !pipeline.is_idle());
@@ -314,10 +439,10 @@ mod tests {
                 let mut failed = false;
                 for at in 0..len {
                     let (request, tag) = match at % 4 {
-                        0 => (Request::Parse(None), b'1'),
+                        0 => (Request::Parse(Box::default()), b'1'),
                         1 => (Request::Bind, b'2'),
                         2 => (Request::Describe, b'T'),
-                        _ => (Request::Execute(None), b'C'),
+                        _ => (execute(), b'C'),
                     };
                     pipeline.sent(request);
                     if !failed {

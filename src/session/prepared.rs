@@ -7,39 +7,72 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::pool::StatementId;
 use crate::sql::Effect;
+
+/// Room kept for the next unnamed statement, bytes.
+const UNNAMED_ROOM: usize = 1024;
 
 /// What a statement's text does; shared by the statement, its portals and its executions.
 pub type SharedEffects = Rc<[Effect]>;
 
 /// A named statement.
-#[derive(Debug)]
-struct Statement {
+#[derive(Debug, Default)]
+pub struct Statement {
     /// The whole Parse message, empty when it was too large to keep.
-    message: Box<[u8]>,
+    pub message: Box<[u8]>,
+    /// What its text does, when it does anything.
+    pub effects: Option<SharedEffects>,
+    /// What it has in common with the same statement of others; zero where statements are not shared.
+    pub id: StatementId,
+}
+
+/// How things were before a message that the server may still refuse or pass over.
+#[derive(Debug)]
+pub enum Undo {
+    /// What a name meant.
+    Named(Box<[u8]>, Option<Statement>),
+    /// The unnamed statement: the number of the change.
+    Unnamed(u32),
+    /// All names.
+    All(HashMap<Box<[u8]>, Statement>),
+}
+
+/// The unnamed statement, which the next Parse of this kind replaces.
+#[derive(Debug, Default)]
+struct Unnamed {
+    /// The whole Parse message; empty when it was too large to keep, or not kept at all.
+    message: Vec<u8>,
     effects: Option<SharedEffects>,
+    is_there: bool,
+    /// Never the same twice, also for none.
+    number: u32,
+}
+
+impl Unnamed {
+    fn forget(&mut self) {
+        self.is_there = false;
+        self.effects = None;
+        // A long text is not kept for its room.
+        self.message.clear();
+        self.message.shrink_to(UNNAMED_ROOM);
+    }
 }
 
 /// All named statements of one session and the effects of what is bound.
 #[derive(Debug)]
 pub struct Prepared {
     named: HashMap<Box<[u8]>, Statement>,
-    unnamed: Option<SharedEffects>,
+    unnamed: Unnamed,
+    /// Changes of the unnamed statement that the server may pass over, and what was there before each.
+    unnamed_before: Vec<(u32, Unnamed)>,
+    last_unnamed: u32,
     portals: HashMap<Box<[u8]>, SharedEffects>,
     with_effects: bool,
     bytes: usize,
     limit: usize,
-}
-
-/// A named Parse that the server has not answered yet.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// The statement's name.
-    pub name: Box<[u8]>,
-    /// The whole message; empty when it is too large to keep.
-    pub message: Box<[u8]>,
-    /// Effects of its text, when it has any.
-    pub effects: Option<SharedEffects>,
+    /// Statements that are too large to keep.
+    unkept: usize,
 }
 
 impl Prepared {
@@ -47,52 +80,148 @@ impl Prepared {
     pub fn new(limit: usize) -> Self {
         Self {
             named: HashMap::new(),
-            unnamed: None,
+            unnamed: Unnamed::default(),
+            unnamed_before: Vec::new(),
+            last_unnamed: 0,
             portals: HashMap::new(),
             with_effects: false,
             bytes: 0,
             limit,
+            unkept: 0,
         }
     }
 
-    /// The server accepted a named Parse.
-    pub fn insert(&mut self, candidate: Candidate) {
-        let Candidate { name, mut message, effects } = candidate;
-        self.remove(&name);
-        if self.bytes + message.len() > self.limit {
-            message = Box::default();
+    /// The client sent a Parse of this name; `Undo` for the case that the server refuses it.
+    pub fn insert(&mut self, name: &[u8], mut statement: Statement) -> Undo {
+        let undo = self.remove(name);
+        if self.bytes + statement.message.len() > self.limit {
+            statement.message = Box::default();
         }
-        self.bytes += message.len();
-        self.with_effects |= effects.is_some();
-        self.named.insert(name, Statement { message, effects });
+        self.with_effects |= statement.effects.is_some();
+        self.put(name.into(), statement);
+        undo
     }
 
-    /// The effects of the unnamed statement from now on.
-    pub fn set_unnamed(&mut self, effects: Option<SharedEffects>) {
-        self.with_effects |= effects.is_some();
-        self.unnamed = effects;
+    fn put(&mut self, name: Box<[u8]>, statement: Statement) {
+        self.bytes += statement.message.len();
+        self.unkept += usize::from(statement.message.is_empty());
+        self.named.insert(name, statement);
     }
 
-    /// A statement is gone.
-    pub fn remove(&mut self, name: &[u8]) {
-        if let Some(old) = self.named.remove(name) {
+    /// A statement is gone, if there is one of this name.
+    pub fn remove(&mut self, name: &[u8]) -> Undo {
+        let before = self.named.remove(name);
+        if let Some(old) = &before {
             self.bytes -= old.message.len();
+            self.unkept -= usize::from(old.message.is_empty());
+        }
+        Undo::Named(name.into(), before)
+    }
+
+    /// What was noted of a message has not happened.
+    pub fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Named(name, before) => {
+                self.remove(&name);
+                if let Some(before) = before {
+                    self.put(name, before);
+                }
+            }
+            Undo::Unnamed(number) => self.undo_unnamed(number),
+            Undo::All(before) => {
+                for (name, statement) in before {
+                    if !self.named.contains_key(&name) {
+                        self.put(name, statement);
+                    }
+                }
+            }
         }
     }
 
-    /// All statements are gone.
-    pub fn clear(&mut self) {
-        self.named.clear();
-        self.portals.clear();
-        self.unnamed = None;
-        self.with_effects = false;
-        self.bytes = 0;
+    fn next_number(&mut self) -> u32 {
+        self.last_unnamed = self.last_unnamed.wrapping_add(1);
+        self.last_unnamed
+    }
+
+    /// All named statements are about to go.
+    pub fn take_all(&mut self) -> Undo {
+        (self.bytes, self.unkept) = (0, 0);
+        Undo::All(std::mem::take(&mut self.named))
+    }
+
+    /// A named statement.
+    pub fn get(&self, name: &[u8]) -> Option<&Statement> {
+        self.named.get(name)
+    }
+
+    /// True when a statement is there that cannot be prepared again elsewhere.
+    pub fn has_unkept(&self) -> bool {
+        self.unkept > 0 || (self.unnamed.is_there && self.unnamed.message.is_empty())
+    }
+
+    /// The client sent a Parse of the unnamed statement. Its message is kept when it is given and not too large.
+    /// `uncertain`: there are others before it, for whose failure the server may pass over it. Returns its number.
+    pub fn set_unnamed(&mut self, message: &[u8], effects: Option<SharedEffects>, uncertain: bool) -> u32 {
+        self.with_effects |= effects.is_some();
+        self.change_unnamed(uncertain);
+        let room = self.bytes + message.len() <= self.limit;
+        let unnamed = &mut self.unnamed;
+        unnamed.effects = effects;
+        unnamed.is_there = true;
+        unnamed.message.clear();
+        if room {
+            unnamed.message.extend_from_slice(message);
+        }
+        unnamed.number
+    }
+
+    /// The client sent something that drops the unnamed statement; `uncertain` and the result as above.
+    pub fn drop_unnamed(&mut self, uncertain: bool) -> u32 {
+        self.change_unnamed(uncertain);
+        self.unnamed.forget();
+        self.unnamed.number
+    }
+
+    fn change_unnamed(&mut self, uncertain: bool) {
+        let number = self.next_number();
+        if uncertain {
+            let before = std::mem::take(&mut self.unnamed);
+            self.unnamed_before.push((number, before));
+        } else {
+            self.unnamed_before.clear();
+        }
+        self.unnamed.number = number;
+    }
+
+    /// The server has passed over the change of this number: what follows it comes after what was before.
+    fn undo_unnamed(&mut self, number: u32) {
+        let changes = &mut self.unnamed_before;
+        let Some(at) = changes.iter().position(|(change, _)| *change == number) else { return };
+        let (_, before) = changes.remove(at);
+        match changes.get_mut(at) {
+            Some((_, after)) => *after = before,
+            None => self.unnamed = before,
+        }
+    }
+
+    /// The server has failed the Parse of this number: there is no unnamed statement after it.
+    pub fn void_unnamed(&mut self, number: u32) {
+        let before = self.unnamed_before.iter_mut().map(|(_, before)| before);
+        let states = before.chain(std::iter::once(&mut self.unnamed));
+        for state in states.filter(|state| state.number == number) {
+            state.forget();
+        }
+    }
+
+    /// The number and the Parse message of the unnamed statement, if it is there.
+    pub fn unnamed(&self) -> Option<(u32, &[u8])> {
+        self.unnamed.is_there.then_some((self.unnamed.number, &*self.unnamed.message))
     }
 
     /// The effects of a statement.
     pub fn effects(&self, name: &[u8]) -> Option<&SharedEffects> {
         if name.is_empty() {
-            return self.unnamed.as_ref();
+            return self.unnamed.effects.as_ref();
         }
         self.named.get(name).and_then(|statement| statement.effects.as_ref())
     }
@@ -132,25 +261,78 @@ impl Prepared {
 mod tests {
     use super::*;
 
-    fn candidate(name: &str, bytes: usize) -> Candidate {
-        Candidate { name: name.as_bytes().into(), message: vec![b'P'; bytes].into(), effects: None }
+    fn statement(bytes: usize) -> Statement {
+        Statement { message: vec![b'P'; bytes].into(), ..Statement::default() }
     }
 
     #[test]
     fn the_limit_bounds_what_is_kept() {
         let mut prepared = Prepared::new(100);
-        prepared.insert(candidate("a", 60));
-        prepared.insert(candidate("b", 60));
+        prepared.insert(b"a", statement(60));
+        prepared.insert(b"b", statement(60));
         assert_eq!(prepared.bytes(), 60);
+        assert!(prepared.has_unkept());
         assert_eq!(prepared.messages().count(), 1);
-        prepared.insert(candidate("a", 10));
-        prepared.insert(candidate("b", 60));
+        prepared.insert(b"a", statement(10));
+        prepared.insert(b"b", statement(60));
+        assert!(!prepared.has_unkept());
         assert_eq!(prepared.bytes(), 70);
         prepared.remove(b"a");
         prepared.remove(b"unknown");
         assert_eq!(prepared.bytes(), 60);
-        prepared.clear();
+        let undo = prepared.take_all();
         assert_eq!((prepared.bytes(), prepared.messages().count()), (0, 0));
+        prepared.insert(b"b", statement(1));
+        prepared.undo(undo);
+        assert_eq!((prepared.bytes(), prepared.messages().count()), (1, 1));
+    }
+
+    #[test]
+    fn what_the_server_refused_has_not_happened() {
+        let mut prepared = Prepared::new(100);
+        prepared.insert(b"a", statement(10));
+        let first = prepared.insert(b"a", statement(20));
+        let second = prepared.remove(b"a");
+        let third = prepared.insert(b"b", statement(5));
+        for undo in [third, second, first] {
+            prepared.undo(undo);
+        }
+        assert_eq!(prepared.bytes(), 10);
+        assert_eq!(prepared.get(b"a").map(|statement| statement.message.len()), Some(10));
+        assert!(prepared.get(b"b").is_none());
+    }
+
+    #[test]
+    fn the_unnamed_statement_is_replaced() {
+        let mut prepared = Prepared::new(100);
+        assert!(prepared.unnamed().is_none());
+        let first = prepared.set_unnamed(b"P one", None, false);
+        assert_eq!(prepared.unnamed(), Some((first, &b"P one"[..])));
+        let second = prepared.set_unnamed(&[1; 101], None, false);
+        assert_eq!(prepared.unnamed(), Some((second, &b""[..])));
+        assert!(prepared.has_unkept());
+        prepared.drop_unnamed(false);
+        assert!(prepared.unnamed().is_none() && !prepared.has_unkept());
+    }
+
+    #[test]
+    fn changes_of_the_unnamed_statement_are_taken_back_in_any_order() {
+        let mut prepared = Prepared::new(100);
+        let first = prepared.set_unnamed(b"1", None, false);
+        let second = prepared.set_unnamed(b"2", None, true);
+        let third = prepared.drop_unnamed(true);
+        let fourth = prepared.set_unnamed(b"4", None, true);
+        prepared.undo(Undo::Unnamed(second));
+        assert_eq!(prepared.unnamed(), Some((fourth, &b"4"[..])));
+        prepared.undo(Undo::Unnamed(fourth));
+        assert!(prepared.unnamed().is_none());
+        prepared.undo(Undo::Unnamed(third));
+        assert_eq!(prepared.unnamed(), Some((first, &b"1"[..])));
+        let fifth = prepared.set_unnamed(b"5", None, true);
+        prepared.void_unnamed(first);
+        assert!(prepared.unnamed().is_some());
+        prepared.undo(Undo::Unnamed(fifth));
+        assert!(prepared.unnamed().is_none());
     }
 
     #[test]
@@ -158,10 +340,10 @@ mod tests {
         let mut prepared = Prepared::new(100);
         prepared.bind(b"p", b"");
         assert!(prepared.portal(b"p").is_none());
-        prepared.set_unnamed(Some([Effect::Rollback].into()));
+        prepared.set_unnamed(b"", Some([Effect::Rollback].into()), false);
         prepared.bind(b"p", b"");
         assert_eq!(prepared.portal(b"p").map(|effects| &effects[..]), Some(&[Effect::Rollback][..]));
-        prepared.set_unnamed(None);
+        prepared.set_unnamed(b"", None, false);
         prepared.bind(b"p", b"");
         assert!(prepared.portal(b"p").is_none());
     }

@@ -10,10 +10,9 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::buffer::Next;
-use super::directory::{Signal, Signals};
+use super::directory::Signals;
 use super::limbo::Step;
 use super::run::Session;
-use crate::topology::Nudge;
 use crate::wire::backend::{self, TxStatus};
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
@@ -49,18 +48,26 @@ pub enum Event {
     EpochOver,
     /// The standby with the read under way has been silent for too long.
     StandbySilent,
+    /// The client has taken nothing for too long, and keeps a backend from others.
+    ClientSlow,
     /// The proxy shuts down and the session has nothing under way.
     Drained,
+    /// The server must say whether the session is still bound to it.
+    Doubt,
+    /// The server refused what was to be set before the client's statement.
+    SettingRefused,
     /// Signals from outside.
     Signals(Signals),
 }
 
 /// What a look at received bytes led to.
-enum Look {
+pub(super) enum Look {
     /// Everything here has been looked at.
     Done,
     /// Something must be written before the next message is looked at.
     WriteFirst,
+    /// Answers must come before the next message is looked at.
+    Wait,
     /// The relay cannot go on.
     Stop(Event),
 }
@@ -81,24 +88,43 @@ const MAY_BE_FAILOVER: [SqlState; 3] =
 impl Session {
     /// Relays until something happens.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        match self.poll_replies(cx) {
-            Poll::Ready(Ok(())) => {
-                // Server first: what it has said may change what the client's next message means.
-                if let Poll::Ready(event) = self.poll_down(cx) {
-                    return Poll::Ready(event);
-                }
-                if let Poll::Ready(event) = self.poll_up(cx) {
-                    return Poll::Ready(event);
-                }
-            }
-            Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientDeaf),
-            Poll::Pending => {}
+        let both = match self.poll_replies(cx) {
+            Poll::Ready(Ok(())) => self.poll_both(cx),
+            Poll::Ready(Err(_)) => Poll::Ready(Event::ClientDeaf),
+            Poll::Pending => Poll::Pending,
+        };
+        if both.is_ready() {
+            return both;
         }
+        if self.is_in_doubt() {
+            return Poll::Ready(Event::Doubt);
+        }
+        self.end_lease();
         if self.draining && self.state.is_quiet() {
             return Poll::Ready(Event::Drained);
         }
         let signals = ready!(self.entry.mailbox.poll(cx));
         Poll::Ready(Event::Signals(signals))
+    }
+
+    /// Both directions, until nothing more can be done without news.
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        for _ in 0..ROUNDS {
+            let before = (self.attached.is_some(), self.leases);
+            // Server first: what it has said may change what the client's next message means.
+            if let Poll::Ready(event) = self.poll_down(cx) {
+                return Poll::Ready(event);
+            }
+            if let Poll::Ready(event) = self.poll_up(cx) {
+                return Poll::Ready(event);
+            }
+            // A backend taken or given back on the way changes what the other direction waits for.
+            if before == (self.attached.is_some(), self.leases) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes what we say ourselves.
@@ -143,7 +169,8 @@ impl Session {
             match look {
                 Look::Stop(event) => return Poll::Ready(event),
                 Look::WriteFirst => continue,
-                Look::Done if self.up.must_write() => continue,
+                Look::Done | Look::Wait if self.up.must_write() => continue,
+                Look::Wait => return Poll::Pending,
                 Look::Done => {}
             }
             if std::mem::take(&mut self.ended_early) {
@@ -252,6 +279,9 @@ impl Session {
             self.began = Some(Instant::now());
             self.entry.set_active(true);
         }
+        if self.is_sharing() {
+            return self.translate(kind, len, whole);
+        }
         self.state.client_message(kind, self.up.peek(len), whole);
         self.up.pass();
         None
@@ -278,6 +308,8 @@ impl Session {
             // Left over from a COPY that was lost, or asking for nothing: a server passes over them too.
             Kind::CopyData | Kind::CopyDone | Kind::CopyFail | Kind::Flush => {}
             Kind::Sync => encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte()),
+            // With a backend the same message is looked at again.
+            _ if self.attach_at_once() => return None,
             _ => return Some(Look::Stop(Event::Request)),
         }
         self.up.drop_message();
@@ -297,8 +329,8 @@ impl Session {
             match self.look_down() {
                 Look::Stop(event) => return Poll::Ready(event),
                 Look::WriteFirst => continue,
-                Look::Done if self.down.must_write() => continue,
-                Look::Done => {}
+                Look::Done | Look::Wait if self.down.must_write() => continue,
+                Look::Done | Look::Wait => {}
             }
             let Some(attached) = self.attached.as_mut() else { return Poll::Pending };
             match ready!(self.down.poll_read(cx, &mut attached.backend.stream)) {
@@ -310,7 +342,7 @@ impl Session {
         Poll::Pending
     }
 
-    fn poll_write_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
+    pub(super) fn poll_write_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
         if self.client_unread {
             // Nobody reads: what the server still says is passed over.
             self.down.abandon();
@@ -318,35 +350,33 @@ impl Session {
         }
         if self.down.must_write() {
             self.client_flushed = false;
-            if ready!(self.down.poll_write(cx, &mut self.client)).is_err() {
-                return Poll::Ready(Err(Event::ClientDeaf));
+            match self.down.poll_write(cx, &mut self.client) {
+                Poll::Ready(Ok(())) => self.slow = None,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Event::ClientDeaf)),
+                Poll::Pending => return self.poll_slow(cx),
             }
         }
         self.poll_flush_client(cx).map(|flushed| flushed.map_err(|_| Event::ClientDeaf))
     }
 
-    /// Writes what the client has not taken yet, for as long as it goes on taking it and nobody is in a hurry.
-    pub(super) fn poll_tail(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Poll::Ready(signals) = self.entry.mailbox.poll(cx) {
-            if [Signal::Kill, Signal::Drain, Signal::Cut].iter().any(|signal| signals.contains(*signal)) {
-                return Poll::Ready(());
-            }
-        }
-        if self.client_unread || ready!(self.poll_replies(cx)).is_err() {
-            return Poll::Ready(());
-        }
-        self.poll_write_down(cx).map(drop)
-    }
-
     fn look_down(&mut self) -> Look {
         loop {
-            let (tag, len, whole) = match self.down.look() {
+            let next = self.down.look();
+            if self.state.pipeline.is_fake_turn() && !self.down.is_inside_message() {
+                if !self.tell_fakes() {
+                    return Look::WriteFirst;
+                }
+                continue;
+            }
+            let (tag, len, whole) = match next {
                 Ok(Next::More) => match self.down.peek(1) {
                     [tag] if !backend::is_known(*tag) => return Look::Stop(Event::Garbage),
                     _ => return Look::Done,
                 },
                 // Rows are most of what servers send, and nothing in them concerns us.
-                Ok(Next::Whole(b'D' | b'd', _) | Next::Part(b'D' | b'd', _)) => {
+                Ok(Next::Whole(b'D' | b'd', _) | Next::Part(b'D' | b'd', _))
+                    if !self.state.pipeline.is_own_turn() =>
+                {
                     self.down.pass();
                     continue;
                 }
@@ -357,49 +387,66 @@ impl Session {
             if !backend::is_known(tag) {
                 return Look::Stop(Event::Garbage);
             }
-            let message = self.down.peek(len);
-            let body = message.get(HEADER_LEN..).unwrap_or_default();
-            let fatal = tag == b'E' && ErrorView::new(body).ends_connection();
-            let ours = is_hot_standby(tag, body)
-                || self.state.hides(tag, body)
-                || (whole && fatal && may_be_failover(body));
-            if ours && self.down.must_write() {
-                return Look::WriteFirst;
-            }
-            if ours && tag == b'E' {
-                return Look::Stop(Event::BackendGone(Some(message.to_vec())));
-            }
-            self.dismissed |= fatal;
-            self.state.server_message(tag, body);
-            if tag == b'S'
-                && let (Some(attached), Some((name, value))) =
-                    (self.attached.as_mut(), backend::parameter_status(body))
-            {
-                // Its reset is checked against what it reported last.
-                attached.backend.note_parameter(name, value);
-            }
-            if ours {
-                self.down.drop_message();
-                self.role_reported();
-            } else {
-                self.down.pass();
-            }
-            if tag == b'Z' {
-                self.ready_for_query();
+            if let Some(look) = self.pass_down(tag, len, whole) {
+                return look;
             }
         }
     }
 
-    /// The backend has told its role: a standby that is none any more is worth a look at once.
-    fn role_reported(&mut self) {
-        let Some(attached) = self.attached.as_ref() else { return };
-        if self.state.hot_standby == Some(false) && attached.was_standby {
-            self.ctx.nudges.nudge(attached.node, Nudge::HotStandbyOff);
+    /// A message of the server; `None` when the next one can be looked at.
+    fn pass_down(&mut self, tag: u8, len: usize, whole: bool) -> Option<Look> {
+        let message = self.down.peek(len);
+        let body = message.get(HEADER_LEN..).unwrap_or_default();
+        let fatal = tag == b'E' && ErrorView::new(body).ends_connection();
+        let ours = is_hot_standby(tag, body)
+            || self.state.hides(tag, body)
+            || (whole && fatal && may_be_failover(body));
+        if ours && self.down.must_write() {
+            return Some(Look::WriteFirst);
         }
+        if ours && fatal {
+            return Some(Look::Stop(Event::BackendGone(Some(message.to_vec()))));
+        }
+        self.dismissed |= fatal;
+        let renamed = if tag == b'E' && whole { self.state.renamed(body) } else { None };
+        if renamed.is_some() && !self.down.insert(&[]) {
+            return Some(Look::WriteFirst);
+        }
+        let message = self.down.peek(len);
+        let body = message.get(HEADER_LEN..).unwrap_or_default();
+        self.state.server_message(tag, body);
+        if tag == b'S'
+            && let (Some(attached), Some((name, value))) =
+                (self.attached.as_mut(), backend::parameter_status(body))
+        {
+            // Its reset is checked against what it reported last.
+            attached.backend.note_parameter(name, value);
+        }
+        if let Some(error) = renamed {
+            let put = self.down.insert(&error);
+            debug_assert!(put, "an insertion was possible just now");
+            self.down.drop_message();
+        } else if ours {
+            self.down.drop_message();
+            self.role_reported();
+        } else {
+            self.down.pass();
+        }
+        if self.state.is_refused() {
+            return Some(Look::Stop(Event::SettingRefused));
+        }
+        if tag == b'Z' && !ours {
+            self.ready_for_query();
+            if self.is_sharing() && self.state.is_quiet() {
+                self.note_pinned(!self.state.sharing_pins().is_empty());
+            }
+            self.end_lease();
+        }
+        if self.attached.is_none() { Some(Look::Done) } else { None }
     }
 
     fn ready_for_query(&mut self) {
-        self.entry.note(self.state.statements, self.state.params.pin_bits());
+        self.entry.note(self.state.statements, self.state.visible_pins());
         let Some(attached) = self.attached.as_ref() else { return };
         if let Some(began) = self.began.take() {
             let standby = attached.endpoint_standby;

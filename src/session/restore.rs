@@ -6,9 +6,9 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::params::Replay;
+use super::params::literal;
 use super::state::State;
-use crate::pool::Backend;
+use crate::pool::{Backend, Change, Setting};
 use crate::wire::backend;
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
@@ -36,7 +36,7 @@ enum Step {
     /// Always the first.
     Identity,
     Setting,
-    Replay(Replay),
+    Replay(Setting),
     Statement(Vec<u8>),
 }
 
@@ -66,7 +66,7 @@ pub async fn restore(
                 Some(Step::Identity) => return Err(RestoreError::Stranger),
                 Some(Step::Setting) => drop(refused.get_or_insert(error)),
                 // Its use will get the server's own answer.
-                Some(Step::Statement(name)) => state.prepared.remove(name),
+                Some(Step::Statement(name)) => drop(state.prepared.remove(name)),
                 None => {}
             }
         }
@@ -99,6 +99,31 @@ pub async fn set_name(
     tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)?.map(drop)
 }
 
+/// Applies settings whose answers must be awaited; the backend has them afterwards, or is not to be used.
+pub async fn apply(backend: &mut Backend, change: &Change, deadline: Instant) -> Result<(), RestoreError> {
+    let mut reported = Reported::default();
+    let exchange = exchange(backend, &change.messages, change.count, &mut reported);
+    let failed = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)??;
+    for (name, value) in &reported.values {
+        backend.note_parameter(name, value);
+    }
+    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(RestoreError::Refused(error)))
+}
+
+/// Asks one question that is answered by one row of one column; `None` when the server refuses to answer.
+pub async fn ask(
+    backend: &mut Backend,
+    question: &str,
+    deadline: Instant,
+) -> Result<Option<Vec<u8>>, RestoreError> {
+    let mut bytes = Vec::new();
+    encode::query(&mut bytes, question);
+    let mut reported = Reported::default();
+    let exchange = exchange(backend, &bytes, 1, &mut reported);
+    let failed = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)??;
+    Ok(reported.name.filter(|_| failed.is_empty()))
+}
+
 fn plan(backend: &Backend, state: &State) -> (Vec<u8>, Vec<Step>) {
     let mut bytes = Vec::new();
     let mut steps = Vec::new();
@@ -110,7 +135,7 @@ fn plan(backend: &Backend, state: &State) -> (Vec<u8>, Vec<Step>) {
         .params
         .settable()
         .filter(|(name, value)| {
-            backend.params.get(name) != Some(*value) || state.params.replays().any(|replay| replay.sets(name))
+            backend.params.get(name) != Some(*value) || state.params.replays().any(|replay| replay.is(name))
         })
         .collect();
     let setting = |bytes: &mut Vec<u8>, steps: &mut Vec<Step>, (name, value): (&str, &str)| {
@@ -148,17 +173,11 @@ fn set_config(name: &str, value: &str) -> String {
     format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
 }
 
-/// A string constant that means the same whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
-    let quoted = text.replace('\'', "''");
-    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
-}
-
 #[derive(Default)]
 struct Reported {
     values: Vec<(String, String)>,
     hot_standby: Option<bool>,
-    /// What the first step's row says.
+    /// What the row of the first step says.
     name: Option<Vec<u8>>,
     /// The client is in a transaction block, and must stay in it.
     in_block: bool,

@@ -16,11 +16,15 @@ use super::context::Context;
 use super::directory::{Entry, Leased, Signal, Signals};
 use super::limbo::Limbo;
 use super::relay::Event;
+use super::share::{Home, Slow};
+use super::sharing::Sharing;
 use super::state::State;
+use crate::config::PoolMode;
 use crate::metrics::{Counter, Gauge};
 use crate::net::Stream;
 use crate::pool::{Backend, Credentials, StartupSet, Verdict};
 use crate::route::Wants;
+use crate::sql::PinCause;
 use crate::topology::{Epoch, NodeId, Store};
 use crate::wire::error::{PgError, SqlState};
 
@@ -80,6 +84,8 @@ pub struct Session {
     pub(super) entry: Arc<Entry>,
     pub(super) login: Login,
     pub(super) attached: Option<Attached>,
+    /// Counts the backends taken: a new one must be listened to.
+    pub(super) leases: u32,
     pub(super) up: Half,
     pub(super) down: Half,
     pub(super) state: State,
@@ -99,6 +105,12 @@ pub struct Session {
     pub(super) logging_in: bool,
     /// The server has told the client that it ends this session.
     pub(super) dismissed: bool,
+    /// Its client takes nothing.
+    pub(super) slow: Option<Box<Slow>>,
+    /// It keeps its backend between transactions, and is counted for that.
+    pub(super) pinned: bool,
+    /// Where the last backend came from, for the next transaction.
+    pub(super) home: Option<Box<Home>>,
     /// The topology under which the backend was found good.
     pub(super) seen_version: u64,
     /// When the request under way began.
@@ -127,16 +139,22 @@ pub(super) type Flow = Result<(), End>;
 impl Session {
     /// A session that has logged in and has no backend yet.
     pub fn new(ctx: Rc<Context>, client: Stream, entry: Arc<Entry>, login: Login) -> Self {
-        let kept = ctx.settings.load().limits.max_prepared_bytes;
+        let settings = ctx.settings.load();
+        let mut state = State::new(settings.limits.max_prepared_bytes);
+        if settings.pool.mode == PoolMode::Transaction {
+            state.sharing = Some(Box::new(Sharing::new(entry.id)));
+        }
+        drop(settings);
         Self {
             up: Half::new(Rc::clone(&ctx.buffers), BUFFER_BYTES),
             down: Half::new(Rc::clone(&ctx.buffers), WHOLE_FROM_SERVER),
-            state: State::new(kept),
+            state,
             ctx,
             client,
             entry,
             login,
             attached: None,
+            leases: 0,
             limbo: None,
             replies: Vec::new(),
             replied: 0,
@@ -147,6 +165,9 @@ impl Session {
             draining: false,
             logging_in: false,
             dismissed: false,
+            slow: None,
+            pinned: false,
+            home: None,
             seen_version: 0,
             began: None,
             lost: None,
@@ -192,6 +213,17 @@ impl Session {
             Event::BackendGone(last_words) => self.backend_gone(last_words).await,
             Event::EpochOver => self.epoch_over(),
             Event::StandbySilent => self.standby_silent(),
+            Event::ClientSlow => {
+                let user = &self.login.user;
+                info!(
+                    session = self.entry.id,
+                    user, "client takes nothing of its answer, its connection is cut"
+                );
+                self.client_unread = true;
+                Err(End::Cut)
+            }
+            Event::Doubt => self.ask_about_pins().await,
+            Event::SettingRefused => self.setting_refused(),
             Event::Drained => Err(End::Told(shutting_down())),
             Event::Signals(signals) => self.signals(signals),
         }
@@ -240,15 +272,20 @@ impl Session {
         self.entry.attached(Leased {
             node: attached.node,
             pid: attached.backend.pid,
-            key: attached.backend.cancel_key.clone(),
+            key: Arc::clone(&attached.backend.cancel_key),
             cancels: Arc::clone(&attached.backend.cancels),
         });
         self.attached = Some(attached);
+        self.leases = self.leases.wrapping_add(1);
     }
 
     /// Gives the backend back; the session goes on without one.
     pub(super) fn release(&mut self, verdict: Verdict) {
         self.entry.detached();
+        if let Some(sharing) = self.state.sharing.as_mut() {
+            drop(sharing.give());
+        }
+        self.note_pinned(false);
         if let Some(attached) = self.attached.take() {
             self.ctx.registry.release(attached.backend, verdict);
         }
@@ -274,7 +311,11 @@ impl Session {
         let inside = self.down.is_inside_message();
         let hurried = matches!(end, End::Told(_));
         self.down.end_after_seen();
+        let pins = self.state.params.pins();
+        let indelible = [PinCause::Library, PinCause::Seed].iter().any(|cause| pins.contains(*cause));
         self.release(match (quiet, idle) {
+            // DISCARD ALL unloads no library and forgets no seed.
+            (true, _) if indelible => Verdict::Close,
             (true, _) => Verdict::Reset,
             (false, true) => Verdict::Close,
             // A statement may run: nobody waits for it any more.
@@ -323,7 +364,7 @@ mod tests {
 
     #[test]
     fn an_idle_session_stays_small() {
-        assert!(size_of::<Session>() <= 1024, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() <= 1152, "{}", size_of::<Session>());
         assert!(future_bytes(Session::run) <= 256, "{}", future_bytes(Session::run));
     }
 }

@@ -3,16 +3,24 @@
 //! Sans-IO: messages in both directions go in, verdicts come out. It decides nothing about nodes and never waits. The
 //! question it exists for: when the backend is lost at this instant, what may the client be told?
 
+mod fate;
+
+pub use fate::{fate_unknown, rolled_back};
+
 use std::rc::Rc;
 
 use super::params::Params;
-use super::pipeline::{Answered, Pipeline, Request};
-use super::prepared::{Candidate, Prepared, SharedEffects};
-use crate::sql::{Effect, PinCause, effect};
+use super::pipeline::{Answered, Own, Parsing, Pipeline, Request};
+use super::prepared::{Prepared, SharedEffects, Statement, Undo};
+use super::sharing::Sharing;
+use crate::sql::{Effect, effect, glance};
 use crate::wire::backend::{self, TxStatus};
-use crate::wire::error::{PgError, SqlState};
+use crate::wire::error::PgError;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind, Named};
+
+/// Longest name, bytes (`NAMEDATALEN` - 1).
+const NAME_BYTES: usize = 63;
 
 /// What the relay does with a server message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +76,8 @@ pub struct State {
     application: Option<Box<str>>,
     /// A RESET took that name away on the backend.
     name_reset: bool,
+    /// What sharing backends between transactions needs; `None` in session mode.
+    pub sharing: Option<Box<Sharing>>,
 }
 
 impl State {
@@ -82,12 +92,15 @@ impl State {
             statements: 0,
             application: None,
             name_reset: false,
+            sharing: None,
         }
     }
 
     /// The client gave this `application_name` at startup: RESET returns to it. Backends are opened without it, since
     /// sessions share them.
     pub fn set_application(&mut self, name: &str) {
+        // As the server cuts it.
+        let name = name.get(..name.floor_char_boundary(NAME_BYTES)).unwrap_or(name);
         self.application = Some(name.into());
         self.params.report("application_name", name);
     }
@@ -98,10 +111,24 @@ impl State {
         self.name_reset && self.tx != TxStatus::Failed && self.pipeline.is_idle()
     }
 
-    /// True for the report of a name that a RESET took away: the client's reset value is the session's, and has not
-    /// changed.
+    /// True for a message that is not for the client: the report of a name that a RESET took away, since the client's
+    /// reset value is the session's and has not changed; answers to messages of ours.
     pub fn hides(&self, tag: u8, body: &[u8]) -> bool {
-        tag == b'S' && self.name_reset && body.starts_with(b"application_name\0")
+        if tag == b'S' && self.name_reset && body.starts_with(b"application_name\0") {
+            return true;
+        }
+        self.pipeline.is_own_turn() && self.hides_own(tag, body)
+    }
+
+    fn hides_own(&self, tag: u8, body: &[u8]) -> bool {
+        match tag {
+            b'A' => false,
+            b'S' => backend::parameter_status(body)
+                .is_some_and(|(name, value)| self.params.reported(name) == Some(value)),
+            // In place of the answer to what the client sends next, it is the client's.
+            b'E' => self.pipeline.is_own_query(),
+            _ => true,
+        }
     }
 
     /// The name to set again, once.
@@ -118,20 +145,26 @@ impl State {
     pub fn client_message(&mut self, kind: Kind, message: &[u8], whole: bool) {
         let body = message.get(HEADER_LEN..).unwrap_or_default();
         let request = match kind {
-            Kind::Query => Request::Query { effects: self.text_effects(frontend::query(body)), next: 0 },
-            Kind::Parse => Request::Parse(self.parse(message, body, whole)),
-            Kind::Bind => {
-                if let Some(bind) = frontend::bind(body) {
-                    self.prepared.bind(bind.portal, bind.statement);
+            Kind::Query => self.query(frontend::query(body)),
+            Kind::Parse => {
+                let parse = frontend::parse(body);
+                let effects = self.text_effects(parse.map(|parse| parse.sql));
+                let name = parse.map_or(&b""[..], |parse| parse.name);
+                if name.is_empty() {
+                    let uncertain = !self.pipeline.is_idle();
+                    Request::ParseUnnamed(self.prepared.set_unnamed(&[], effects, uncertain))
+                } else {
+                    let message = if whole { message.into() } else { Box::default() };
+                    let statement = Statement { message, effects, ..Statement::default() };
+                    let undo = Some(self.prepared.insert(name, statement));
+                    Request::Parse(Box::new(Parsing { undo, ..Parsing::default() }))
                 }
-                Request::Bind
             }
+            Kind::Bind => self.bind(body),
             Kind::Describe => Request::Describe,
-            Kind::Execute => Request::Execute(
-                frontend::execute(body).and_then(|portal| self.prepared.portal(portal)).cloned(),
-            ),
+            Kind::Execute => self.execute(body),
             Kind::Close => Request::Close(match frontend::named(body) {
-                Some(Named::Statement(name)) => Some(name.into()),
+                Some(Named::Statement(name)) => Some(Box::new(self.prepared.remove(name))),
                 _ => None,
             }),
             Kind::Sync => Request::Sync,
@@ -141,31 +174,107 @@ impl State {
             Kind::Flush if message.len() > HEADER_LEN => Request::Describe,
             Kind::CopyData | Kind::Flush | Kind::Terminate => return,
         };
-        self.pipeline.sent(request);
+        self.sent(request);
+    }
+
+    /// A Query of this text.
+    pub(super) fn query(&mut self, sql: Option<&[u8]>) -> Request {
+        // A server drops the unnamed statement for it.
+        let unnamed = self.prepared.drop_unnamed(!self.pipeline.is_idle());
+        let effects = self.text_effects(sql);
+        let dropped = self.drop_named(effects.as_deref());
+        Request::Query { effects, next: 0, unnamed, dropped }
+    }
+
+    /// Named statements go by SQL, if all goes well.
+    fn drop_named(&mut self, effects: Option<&[Effect]>) -> Vec<Undo> {
+        let mut dropped = Vec::new();
+        for effect in effects.unwrap_or_default() {
+            match effect {
+                Effect::DiscardAll | Effect::DeallocateAll => {
+                    dropped.push(self.prepared.take_all());
+                    self.retire_all();
+                }
+                Effect::Deallocate(name) => {
+                    self.retire(name);
+                    dropped.push(self.prepared.remove(name));
+                }
+                _ => {}
+            }
+        }
+        dropped
+    }
+
+    pub(super) fn bind(&mut self, body: &[u8]) -> Request {
+        if let Some(bind) = frontend::bind(body) {
+            self.prepared.bind(bind.portal, bind.statement);
+        }
+        Request::Bind
+    }
+
+    fn execute(&mut self, body: &[u8]) -> Request {
+        let effects = frontend::execute(body).and_then(|portal| self.prepared.portal(portal)).cloned();
+        let dropped = self.drop_named(effects.as_deref());
+        Request::Execute { effects, dropped }
+    }
+
+    /// A request goes to the server, or is one that the server will pass over: then it has not happened.
+    pub(super) fn sent(&mut self, request: Request) {
+        if let Some(passed_over) = self.pipeline.sent(request) {
+            self.undo(passed_over);
+        }
+    }
+
+    fn undo_all(&mut self, dropped: Vec<Undo>) {
+        for undo in dropped.into_iter().rev() {
+            self.prepared.undo(undo);
+        }
+    }
+
+    /// The server has not done this, and will not.
+    fn undo(&mut self, request: Request) {
+        match request {
+            Request::Parse(parsing) => {
+                let Parsing { undo, sent, .. } = *parsing;
+                self.unprepared(sent, false);
+                if let Some(undo) = undo {
+                    self.prepared.undo(undo);
+                }
+            }
+            Request::ParseUnnamed(number) => {
+                self.unprepared(None, true);
+                self.prepared.undo(Undo::Unnamed(number));
+            }
+            Request::Own(Own::Parse(sent)) => self.unprepared(sent, sent.is_none()),
+            Request::Own(Own::Close(Some(number))) => self.unclosed(number),
+            Request::Own(Own::Close(None)) => self.unprepared(None, true),
+            Request::Close(Some(undo)) | Request::Fake(_, Some(undo)) => {
+                self.prepared.undo(*undo);
+                self.unprepared(None, true);
+            }
+            Request::Query { unnamed, dropped, .. } => {
+                self.undo_all(dropped);
+                self.prepared.undo(Undo::Unnamed(unnamed));
+                self.unprepared(None, true);
+            }
+            Request::Execute { dropped, .. } => self.undo_all(dropped),
+            _ => {}
+        }
     }
 
     /// The effects of a text, if it has any.
-    fn text_effects(&self, sql: Option<&[u8]>) -> Option<SharedEffects> {
+    pub(super) fn text_effects(&self, sql: Option<&[u8]>) -> Option<SharedEffects> {
         // None: cut off, or too long to be seen whole. Long texts are data; a setting in the middle of one is not seen.
-        let sql = sql.filter(|sql| !effect::looks_plain(sql))?;
+        let sql = sql.filter(|sql| !glance::looks_plain(sql))?;
         let standard = self.params.standard_strings();
         (!effect::is_plain(sql, standard)).then(|| Rc::from(effect::effects(sql, standard)))
     }
 
-    fn parse(&mut self, message: &[u8], body: &[u8], whole: bool) -> Option<Box<Candidate>> {
-        let parse = frontend::parse(body);
-        let effects = self.text_effects(parse.map(|parse| parse.sql));
-        let name = parse.map_or(&b""[..], |parse| parse.name);
-        if name.is_empty() {
-            self.prepared.set_unnamed(effects);
-            return None;
-        }
-        let message = if whole { message.into() } else { Box::default() };
-        Some(Box::new(Candidate { name: name.into(), message, effects }))
-    }
-
     /// The server sent this message. DataRow and CopyData need not be shown.
     pub fn server_message(&mut self, tag: u8, body: &[u8]) -> Verdict {
+        if self.pipeline.is_own_turn() && !matches!(tag, b'S' | b'A') {
+            return self.own_message(tag);
+        }
         match tag {
             b'S' => return self.reported(body),
             b'Z' => {
@@ -173,11 +282,13 @@ impl State {
                 self.ready(TxStatus::parse(body).unwrap_or_default());
             }
             b'E' => {
-                self.pipeline.received(tag);
-                self.failed();
+                let answered = self.pipeline.received(tag);
+                self.failed(answered);
+                self.note_error(body);
             }
             b'C' => {
                 self.statements += 1;
+                self.note_completion();
                 self.completed(backend::command_tag(body));
             }
             _ => self.answered(tag),
@@ -192,11 +303,25 @@ impl State {
             self.hot_standby = Some(value == "on");
             return Verdict::Swallow;
         }
-        if self.hides(b'S', body) {
+        if self.name_reset && name == "application_name" {
             return Verdict::Swallow;
         }
-        self.params.report(name, value);
-        Verdict::Forward
+        let new = self.params.report(name, value);
+        if self.pipeline.is_own_turn() && !new { Verdict::Swallow } else { Verdict::Forward }
+    }
+
+    /// An answer to a message of ours. Errors in place of an answer to the client's next message are the client's.
+    fn own_message(&mut self, tag: u8) -> Verdict {
+        match self.pipeline.received(tag) {
+            Answered::Own(Own::Parse(Some((id, number)))) if tag == b'1' => self.is_prepared(&id, number),
+            Answered::Own(Own::Query) if tag == b'E' => self.note_refused(),
+            failed @ Answered::Failed(..) => {
+                self.failed(failed);
+                return Verdict::Forward;
+            }
+            _ => {}
+        }
+        Verdict::Swallow
     }
 
     fn ready(&mut self, tx: TxStatus) {
@@ -205,11 +330,25 @@ impl State {
             self.params.committed();
         }
         self.tx = tx;
+        self.settle_unread();
     }
 
-    fn failed(&mut self) {
+    fn failed(&mut self, answered: Answered) {
         if self.tx == TxStatus::Idle {
             self.params.rolled_back();
+        }
+        if let Answered::Failed(mut passed_over, kept) = answered {
+            self.undo_all(kept);
+            // A Parse that fails takes the unnamed statement with it; those behind it have not happened.
+            if let Some(&Request::ParseUnnamed(number)) = passed_over.first() {
+                self.prepared.void_unnamed(number);
+                self.unprepared(None, true);
+                passed_over.remove(0);
+            }
+            // The last first, so that each finds what it left.
+            for request in passed_over.into_iter().rev() {
+                self.undo(request);
+            }
         }
     }
 
@@ -227,11 +366,6 @@ impl State {
             Some(effect) => {
                 self.params.succeeded(effect);
                 self.note_reset(effect);
-                match effect {
-                    Effect::DiscardAll | Effect::DeallocateAll => self.prepared.clear(),
-                    Effect::Deallocate(name) => self.prepared.remove(name),
-                    _ => {}
-                }
                 self.settle(tag);
             }
             None => self.settle(tag),
@@ -259,128 +393,23 @@ impl State {
     }
 
     fn answered(&mut self, tag: u8) {
-        match self.pipeline.received(tag) {
-            Answered::Parsed(Some(candidate)) => self.prepared.insert(*candidate),
-            Answered::Closed(Some(name)) => self.prepared.remove(&name),
-            _ => {}
+        if let Answered::Parsed(parsing) = self.pipeline.received(tag)
+            && let Some((id, number)) = parsing.sent
+        {
+            self.is_prepared(&id, number);
         }
     }
 
     /// The backend is lost at this instant. Afterwards the state is that of a session without a backend.
     pub fn lose(&mut self) -> Loss {
         let loss = self.judge();
-        self.pipeline.clear();
+        for request in self.pipeline.abandon().rev() {
+            self.undo(request);
+        }
         self.tx = TxStatus::Idle;
         self.params.rolled_back();
         loss
     }
-
-    fn judge(&self) -> Loss {
-        let in_block = self.tx != TxStatus::Idle;
-        if self.pipeline.is_idle() {
-            return if in_block { Loss::Block(rolled_back()) } else { Loss::Nothing };
-        }
-        if in_block && self.only_rollback_sent() {
-            return Loss::RolledBack;
-        }
-        // A server in recovery commits nothing.
-        let unknown = self.hot_standby != Some(true) && self.may_have_committed();
-        Loss::Answer(Answer {
-            error: if unknown { fate_unknown() } else { rolled_back() },
-            segments: self.pipeline.requests().filter(|request| request.ends_segment()).count(),
-            skip_to_sync: self.pipeline.is_open(),
-            block: in_block && !unknown,
-        })
-    }
-
-    fn only_rollback_sent(&self) -> bool {
-        let mut requests = self.pipeline.requests();
-        let first = requests.next();
-        requests.next().is_none()
-            && matches!(first, Some(Request::Query { effects: Some(effects), .. }) if effects[..] == [Effect::Rollback])
-    }
-
-    /// True when the outstanding requests may have committed something.
-    fn may_have_committed(&self) -> bool {
-        if self.tx != TxStatus::Idle {
-            return self.pipeline.requests().any(|request| match request {
-                Request::Query { effects: Some(effects), .. } | Request::Execute(Some(effects)) => {
-                    effects.contains(&Effect::Commit)
-                }
-                _ => false,
-            });
-        }
-        if self.pipeline.is_copying_in() {
-            // COPY FROM STDIN commits nothing before its CopyDone.
-            return false;
-        }
-        // Outside a block each Query commits by itself, and so does the Sync behind extended messages.
-        self.pipeline.requests().any(|request| match request {
-            Request::Query { effects: Some(effects), .. } => !effects.iter().all(is_harmless),
-            Request::Query { effects: None, .. } | Request::Sync | Request::FunctionCall => true,
-            _ => false,
-        })
-    }
-
-    /// The error for the next statement when the backend took something with it that cannot be made again, if any. A
-    /// listener's connection ends instead, as it would with the server's.
-    pub fn take_lost_pins(&mut self) -> Option<PgError> {
-        let pins: Vec<PinCause> = self.params.pins().collect();
-        self.params.clear_pins();
-        if pins.is_empty() {
-            return None;
-        }
-        if pins.contains(&PinCause::Listen) {
-            return Some(
-                PgError::fatal(
-                    SqlState::ADMIN_SHUTDOWN,
-                    "terminating connection due to administrator command",
-                )
-                .with_detail("The server that this session listened on is gone."),
-            );
-        }
-        let names: Vec<&str> = pins.into_iter().map(PinCause::as_str).collect();
-        Some(
-            PgError::error(
-                SqlState::SERIALIZATION_FAILURE,
-                "session state was lost with the server that held it",
-            )
-            .with_detail(format!("Lost: {}.", names.join(", ")))
-            .with_hint("Set the session up again and retry."),
-        )
-    }
-}
-
-/// Effects that commit nothing: if they were lost, doing them again is safe.
-fn is_harmless(effect: &Effect) -> bool {
-    matches!(
-        effect,
-        Effect::Begin
-            | Effect::Rollback
-            | Effect::Set { .. }
-            | Effect::Reset(_)
-            | Effect::ResetAll
-            | Effect::Deallocate(_)
-            | Effect::DeallocateAll
-    )
-}
-
-/// 40001: the server has rolled the transaction back.
-pub fn rolled_back() -> PgError {
-    PgError::error(
-        SqlState::SERIALIZATION_FAILURE,
-        "the connection to the server was lost, the transaction was rolled back",
-    )
-    .with_hint("Nothing of the transaction was kept: it is safe to run it again.")
-}
-
-/// 08007: nobody can know.
-pub fn fate_unknown() -> PgError {
-    PgError::error(
-        SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
-        "the connection to the server was lost before it answered, the fate of the transaction is unknown",
-    )
-    .with_hint("It may or may not have committed: look before you run it again.")
 }
 
 #[cfg(test)]

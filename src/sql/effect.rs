@@ -3,35 +3,10 @@
 //! In: a query string. Out: one [`Effect`] per statement in it. Conservative: what it does not understand has no effect
 //! that could be replayed. Must not know what is done about it.
 
+use super::functions::{Body, Function, function};
+use super::glance::looks_plain;
 use super::lexer::{Lexer, Token};
-
-/// State that lives in one backend only and cannot be carried to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum PinCause {
-    /// A session-level advisory lock.
-    AdvisoryLock,
-    /// A cursor WITH HOLD.
-    HeldCursor,
-    /// LISTEN.
-    Listen,
-    /// A temporary table, view or sequence.
-    TempTable,
-    /// A setting that is too long to be kept.
-    Setting,
-}
-
-impl PinCause {
-    /// The word used in `SHOW CLIENTS`, metrics and errors.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AdvisoryLock => "advisory lock",
-            Self::HeldCursor => "cursor with hold",
-            Self::Listen => "listen",
-            Self::TempTable => "temporary table",
-            Self::Setting => "setting",
-        }
-    }
-}
+use super::pins::{PinCause, Pins};
 
 /// What one statement does to the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +28,8 @@ pub enum Effect {
     DiscardAll,
     /// DISCARD TEMP.
     DiscardTemp,
+    /// DISCARD SEQUENCES.
+    DiscardSequences,
     /// BEGIN or START TRANSACTION.
     Begin,
     /// COMMIT, END, COMMIT PREPARED or PREPARE TRANSACTION: the point after which the fate is the server's.
@@ -75,9 +52,11 @@ pub enum Effect {
     /// DEALLOCATE ALL.
     DeallocateAll,
     /// Something that only this backend has.
-    Pin(PinCause),
+    Pin(Pins),
     /// The end of all causes of one kind.
     Unpin(PinCause),
+    /// One of several things of this kind may have ended: only the server knows whether any is left.
+    MayUnpin(PinCause),
 }
 
 /// The effects of a query string, one per statement in it; empty statements have none.
@@ -85,54 +64,6 @@ pub fn effects(sql: &[u8], standard_strings: bool) -> Vec<Effect> {
     let mut found = Vec::new();
     each(sql, standard_strings, &mut |effect| found.push(effect));
     found
-}
-
-/// First words of statements that may have an effect by themselves.
-const FIRST_WORDS: [&[u8]; 17] = [
-    b"abort",
-    b"begin",
-    b"close",
-    b"commit",
-    b"create",
-    b"deallocate",
-    b"declare",
-    b"discard",
-    b"end",
-    b"listen",
-    b"prepare",
-    b"reset",
-    b"rollback",
-    b"savepoint",
-    b"set",
-    b"start",
-    b"unlisten",
-];
-
-/// True only when nothing in `sql` has an effect, however its strings are read; false when more must be looked at. Most
-/// statements are settled here, for a small part of what reading all their tokens costs.
-pub fn looks_plain(sql: &[u8]) -> bool {
-    let text = sql.trim_ascii_end();
-    let text = text.strip_suffix(b";").unwrap_or(text);
-    if memchr::memchr(b';', text).is_some() {
-        return false;
-    }
-    let first = Lexer::new(text, true).next();
-    let begins_plain = match first {
-        Some(Token::Word(word)) => !FIRST_WORDS.iter().any(|first| word.eq_ignore_ascii_case(first)),
-        _ => true,
-    };
-    // All that a body can do is call a lock function and select INTO TEMP.
-    begins_plain && !holds(text, b"advisory", 2) && !holds(text, b"temp", 2)
-}
-
-/// Whether `word` stands anywhere in `text`, in any case; it is looked for by its letter at `rare`.
-fn holds(text: &[u8], word: &[u8], rare: usize) -> bool {
-    let Some(&letter) = word.get(rare) else { return false };
-    memchr::memchr2_iter(letter, letter.to_ascii_uppercase(), text).any(|at| {
-        let start = at.checked_sub(rare);
-        let found = start.and_then(|start| text.get(start..)?.get(..word.len()));
-        found.is_some_and(|found| found.eq_ignore_ascii_case(word))
-    })
 }
 
 /// True when nothing in `sql` has an effect: decided without keeping anything.
@@ -211,11 +142,14 @@ impl<'a> Statement<'a> {
             b"savepoint" => self.name().map_or(Effect::None, Effect::Savepoint),
             b"prepare" => self.prepare(),
             b"deallocate" => self.deallocate(),
-            b"listen" => Effect::Pin(PinCause::Listen),
+            b"listen" => Effect::Pin(PinCause::Listen.into()),
             b"unlisten" => self.unlisten(),
             b"create" => self.create(),
+            b"drop" => Effect::MayUnpin(PinCause::TempTable),
+            b"load" => Effect::Pin(PinCause::Library.into()),
             b"declare" => self.declare(),
-            b"close" => self.when("all", Effect::Unpin(PinCause::HeldCursor)),
+            b"close" => self.close(),
+            b"select" => self.select(),
             _ => self.body_effect(),
         }
     }
@@ -321,6 +255,7 @@ impl<'a> Statement<'a> {
         match self.next() {
             Some(token) if token.is("all") => Effect::DiscardAll,
             Some(token) if token.is_any(&["temp", "temporary"]) => Effect::DiscardTemp,
+            Some(token) if token.is("sequences") => Effect::DiscardSequences,
             _ => Effect::None,
         }
     }
@@ -378,14 +313,25 @@ impl<'a> Statement<'a> {
 
     fn unlisten(&mut self) -> Effect {
         // Other channels may still be listened to after UNLISTEN of one.
-        if self.next() == Some(Token::Mark(b'*')) { Effect::Unpin(PinCause::Listen) } else { Effect::None }
+        if self.next() == Some(Token::Mark(b'*')) {
+            Effect::Unpin(PinCause::Listen)
+        } else {
+            Effect::MayUnpin(PinCause::Listen)
+        }
+    }
+
+    fn close(&mut self) -> Effect {
+        match self.next() {
+            Some(token) if token.is("all") => Effect::Unpin(PinCause::HeldCursor),
+            _ => Effect::MayUnpin(PinCause::HeldCursor),
+        }
     }
 
     fn create(&mut self) -> Effect {
         // CREATE [OR REPLACE] [GLOBAL | LOCAL] TEMP …, and names in schema pg_temp.
         while let Some(token) = self.next() {
             if token.is_any(&["temp", "temporary", "pg_temp"]) {
-                return Effect::Pin(PinCause::TempTable);
+                return Effect::Pin(PinCause::TempTable.into());
             }
             if token.is_any(&["as", "function", "procedure"]) || token == Token::Mark(b'(') {
                 break;
@@ -398,7 +344,7 @@ impl<'a> Statement<'a> {
         let mut with = false;
         while let Some(token) = self.next() {
             if with && token.is("hold") {
-                return Effect::Pin(PinCause::HeldCursor);
+                return Effect::Pin(PinCause::HeldCursor.into());
             }
             if token.is("for") {
                 break;
@@ -408,50 +354,92 @@ impl<'a> Statement<'a> {
         Effect::None
     }
 
-    /// Statements that are read to their end: a lock function or INTO TEMP may stand anywhere.
+    /// `SELECT set_config('name', 'value', false)` and nothing else is a SET; everything else is read to its end.
+    fn select(&mut self) -> Effect {
+        let before = self.lexer.clone();
+        if let Some(effect) = self.plain_set_config() {
+            return effect;
+        }
+        self.lexer = before;
+        self.body_effect()
+    }
+
+    fn plain_set_config(&mut self) -> Option<Effect> {
+        let mut word = self.next()?;
+        if word.is("pg_catalog") && self.next()? == Token::Mark(b'.') {
+            word = self.next()?;
+        }
+        if !word.is("set_config") {
+            return None;
+        }
+        let name = self.next().filter(|token| *token == Token::Mark(b'(')).and_then(|_| self.next())?;
+        let Token::Text(name) = name else { return None };
+        let comma = self.next()?;
+        let value = self.next()?;
+        let (Token::Mark(b','), Token::Text(_), Some(Token::Mark(b','))) = (comma, value, self.next()) else {
+            return None;
+        };
+        let session = self.next().is_some_and(|token| token.is("false"));
+        let ends = self.next() == Some(Token::Mark(b')')) && self.next().is_none();
+        let name = name.strip_prefix(b"'").and_then(|name| name.strip_suffix(b"'"))?;
+        let simple = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+        if !session || !ends || !name.iter().all(simple) {
+            return None;
+        }
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        Some(Effect::Set { name, statement: self.text() })
+    }
+
+    /// Statements that are read to their end: a function with an effect or INTO TEMP may stand anywhere.
     fn body_effect(&mut self) -> Effect {
+        let mut found = Body::default();
         let mut into = false;
         while let Some(token) = self.next() {
-            if let Token::Word(word) | Token::QuotedName(word) = token {
-                if into && token.is_any(&["temp", "temporary"]) {
-                    return Effect::Pin(PinCause::TempTable);
+            let (Token::Word(word) | Token::QuotedName(word)) = token else { continue };
+            if into && token.is_any(&["temp", "temporary"]) {
+                found.pins.insert(PinCause::TempTable);
+            }
+            into = token.is("into");
+            match function(word) {
+                Function::Other => {}
+                Function::SetConfig => {
+                    if !self.sets_locally() {
+                        found.pins.insert(PinCause::Setting);
+                    }
                 }
-                into = token.is("into");
-                match lock_function(word) {
-                    Some(LockFunction::Lock) => return Effect::Pin(PinCause::AdvisoryLock),
-                    Some(LockFunction::UnlockAll) => return Effect::Unpin(PinCause::AdvisoryLock),
-                    None => {}
-                }
+                Function::Pins(cause) => found.pins.insert(cause),
+                Function::Unlocks => found.unlocks = true,
+                Function::UnlocksAll => found.unlocks_all = true,
             }
         }
-        Effect::None
+        found.effect()
     }
-}
 
-enum LockFunction {
-    Lock,
-    UnlockAll,
-}
-
-/// The advisory lock functions whose locks outlive the transaction (manual, table 9.106).
-fn lock_function(word: &[u8]) -> Option<LockFunction> {
-    const LOCKS: [&[u8]; 4] = [
-        b"pg_advisory_lock",
-        b"pg_advisory_lock_shared",
-        b"pg_try_advisory_lock",
-        b"pg_try_advisory_lock_shared",
-    ];
-    if word.len() < LOCKS[0].len() {
-        return None;
+    /// True when the third argument of the `set_config` just read is the word `true`: then it is the transaction's.
+    fn sets_locally(&mut self) -> bool {
+        let before = self.lexer.clone();
+        let mut depth = 0usize;
+        let mut commas = 0;
+        let mut last = None;
+        while let Some(token) = self.next() {
+            match token {
+                Token::Mark(b'(') => depth += 1,
+                Token::Mark(b')') if depth == 1 => break,
+                Token::Mark(b')') => depth = depth.saturating_sub(1),
+                Token::Mark(b',') if depth == 1 => commas += 1,
+                _ => {}
+            }
+            last = Some(token);
+        }
+        // The arguments are read again, since they may hold calls of their own.
+        self.lexer = before;
+        commas == 2 && last.is_some_and(|token| token.is("true"))
     }
-    if LOCKS.iter().any(|name| word.eq_ignore_ascii_case(name)) {
-        return Some(LockFunction::Lock);
-    }
-    word.eq_ignore_ascii_case(b"pg_advisory_unlock_all").then_some(LockFunction::UnlockAll)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::glance::statement_name;
     use super::*;
     use proptest::prelude::*;
 
@@ -511,10 +499,10 @@ mod tests {
 
     #[test]
     fn pins() {
-        let pin = |cause| Effect::Pin(cause);
+        let pin = |cause: PinCause| Effect::Pin(cause.into());
         assert_eq!(one("LISTEN x"), pin(PinCause::Listen));
         assert_eq!(one("UNLISTEN *"), Effect::Unpin(PinCause::Listen));
-        assert_eq!(one("UNLISTEN x"), Effect::None);
+        assert_eq!(one("UNLISTEN x"), Effect::MayUnpin(PinCause::Listen));
         assert_eq!(one("create temp table t (a int)"), pin(PinCause::TempTable));
         assert_eq!(one("CREATE UNLOGGED TABLE t (temp int)"), Effect::None);
         assert_eq!(one("create table pg_temp.t (a int)"), pin(PinCause::TempTable));
@@ -525,6 +513,61 @@ mod tests {
         assert_eq!(one("select pg_advisory_unlock_all()"), Effect::Unpin(PinCause::AdvisoryLock));
         assert_eq!(one("DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT 1"), pin(PinCause::HeldCursor));
         assert_eq!(one("DECLARE c CURSOR FOR SELECT with_hold"), Effect::None);
+        assert_eq!(one("insert into t values (nextval('s'))"), pin(PinCause::Sequence));
+        assert_eq!(one("select currval('s')"), Effect::None);
+        assert_eq!(one("select setseed(0.5)"), pin(PinCause::Seed));
+        assert_eq!(one("LOAD 'auto_explain'"), pin(PinCause::Library));
+        let mut both = Pins::from(PinCause::AdvisoryLock);
+        both.insert(PinCause::Sequence);
+        assert_eq!(one("select pg_advisory_lock(nextval('s'))"), Effect::Pin(both));
+        assert_eq!(both.iter().collect::<Vec<_>>(), [PinCause::AdvisoryLock, PinCause::Sequence]);
+    }
+
+    #[test]
+    fn what_may_end_a_pin() {
+        assert_eq!(one("select pg_advisory_unlock(1)"), Effect::MayUnpin(PinCause::AdvisoryLock));
+        assert_eq!(one("drop table t"), Effect::MayUnpin(PinCause::TempTable));
+        assert_eq!(one("close c"), Effect::MayUnpin(PinCause::HeldCursor));
+        assert_eq!(one("discard sequences"), Effect::DiscardSequences);
+    }
+
+    #[test]
+    fn statements_named_by_sql() {
+        let name = |sql: &str| {
+            statement_name(sql.as_bytes(), true)
+                .map(|(name, place)| (String::from_utf8(name).unwrap(), sql[place].to_owned()))
+        };
+        let found = |name: &str, text: &str| Some((name.to_owned(), text.to_owned()));
+        assert_eq!(name("EXECUTE Q(1, ';')"), found("q", "Q"));
+        assert_eq!(name("/* x */ execute \"Q\" ;"), found("Q", "\"Q\""));
+        assert_eq!(name("deallocate prepare s1"), found("s1", "s1"));
+        assert_eq!(name("DEALLOCATE ALL"), None);
+        assert_eq!(name("execute a; execute b"), None);
+        assert_eq!(name("select 1"), None);
+        assert_eq!(name("execute"), None);
+    }
+
+    #[test]
+    fn set_config() {
+        let plain = "SELECT pg_catalog.set_config('search_path', '', false)";
+        assert_eq!(one(&format!("{plain};")), set("search_path", plain));
+        assert_eq!(one("select set_config('a.b', 'it''s', true)"), Effect::None);
+        assert_eq!(
+            one("select set_config('a.b', f(1, g(2)), true), set_config('c', $1, true)"),
+            Effect::None
+        );
+        let computed = Effect::Pin(PinCause::Setting.into());
+        for text in [
+            "select set_config('a', $1, false)",
+            "select set_config($1, 'x', false)",
+            "select set_config('a', 'x', $1)",
+            "select set_config('a', 'x', false), 1",
+            "select set_config('a', 'x', false) from t",
+            "with x as (select set_config('a', 'x', false)) select * from x",
+            "select set_config('a', set_config('b', 'c', false), true)",
+        ] {
+            assert_eq!(one(text), computed, "{text}");
+        }
     }
 
     #[test]

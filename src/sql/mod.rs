@@ -4,6 +4,10 @@
 //! sessions, backends or nodes.
 
 pub mod effect;
+mod functions;
+pub mod glance;
 pub mod lexer;
+mod pins;
 
-pub use effect::{Effect, PinCause};
+pub use effect::Effect;
+pub use pins::{PinCause, Pins};

@@ -8,6 +8,13 @@ pub fn message(out: &mut Vec<u8>, tag: u8, fill: impl FnOnce(&mut Vec<u8>)) {
     sized(out, fill);
 }
 
+/// Appends tag and length of a message whose body of `body_len` bytes follows.
+pub fn header(out: &mut Vec<u8>, tag: u8, body_len: usize) {
+    out.push(tag);
+    let length = i32::try_from(body_len.saturating_add(4)).unwrap_or(i32::MAX);
+    out.extend_from_slice(&length.to_be_bytes());
+}
+
 /// Appends a length field and what it covers.
 fn sized(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();

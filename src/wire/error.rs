@@ -29,6 +29,8 @@ impl SqlState {
     pub const INVALID_PASSWORD: Self = Self(*b"28P01");
     /// 3D000: no such database.
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
+    /// 42P05: a prepared statement of this name exists.
+    pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
     /// 40001: the work was rolled back; doing it again is safe.
     pub const SERIALIZATION_FAILURE: Self = Self(*b"40001");
     /// 42501: insufficient privilege.
@@ -223,6 +225,21 @@ impl<'a> ErrorView<'a> {
     /// The primary text.
     pub fn message(&self) -> &'a str {
         self.field(b'M').unwrap_or("")
+    }
+
+    /// Appends the same error with another primary text.
+    pub fn encode_with_message(&self, out: &mut Vec<u8>, message: &[u8]) {
+        encode::message(out, b'E', |out| {
+            let mut rest = self.body;
+            while let Some((&field, tail)) = rest.split_first().filter(|(field, _)| **field != 0) {
+                let end = memchr::memchr(0, tail).unwrap_or(tail.len());
+                let (text, after) = tail.split_at(end);
+                out.push(field);
+                encode::cstr(out, if field == b'M' { message } else { text });
+                rest = after.get(1..).unwrap_or_default();
+            }
+            out.push(0);
+        });
     }
 
     /// True when the sender closes the connection after this message.

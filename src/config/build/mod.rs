@@ -17,7 +17,6 @@ use super::raw::Section;
 use super::settings::{
     Admin, Consistency, Limits, Log, LogFormat, Pool, PoolMode, Retry, Route, Settings, Split,
 };
-use super::units::format_duration;
 
 /// Durations that end on a timer: long enough to be meant, short enough to be added to a clock.
 const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(365 * 24);
@@ -65,9 +64,6 @@ fn pool(pool: &Section<'_>) -> Pool {
         d.mode,
         &[("session", PoolMode::Session), ("transaction", PoolMode::Transaction)],
     );
-    if mode == PoolMode::Transaction {
-        not_yet(pool, "mode", "\"transaction\"", "write \"session\" or leave the line out");
-    }
     let built = Pool {
         mode,
         size: pool.number("size", d.size, 1..=MAX_CONNECTIONS),
@@ -85,6 +81,8 @@ fn pool(pool: &Section<'_>) -> Pool {
         max_startup_sets: pool.number("max_startup_sets", d.max_startup_sets, 1..=10_000),
         max_connecting_per_node: pool.number("max_connecting_per_node", d.max_connecting_per_node, 1..=1000),
         reset_timeout: pool.duration("reset_timeout", d.reset_timeout, WAIT),
+        max_pinned: pool.number("max_pinned", d.max_pinned, 0..=MAX_CONNECTIONS),
+        max_prepared: pool.number("max_prepared", d.max_prepared, 1..=100_000),
     };
     pool_fits(pool, &built);
     // A small pool is no reason to ask for two lines.
@@ -202,11 +200,6 @@ fn limits(limits: &Section<'_>) -> Limits {
     let bytes = |name, default: usize, range| {
         usize::try_from(limits.size(name, default as u64, range)).unwrap_or(default)
     };
-    let client_write_timeout = limits.duration("client_write_timeout", d.client_write_timeout, WAIT);
-    if client_write_timeout != d.client_write_timeout {
-        let instead = format!("write \"{}\" or leave the line out", format_duration(d.client_write_timeout));
-        not_yet(limits, "client_write_timeout", "another time", &instead);
-    }
     Limits {
         login_timeout: limits.duration("login_timeout", d.login_timeout, WAIT),
         max_logins_per_address: limits.number(
@@ -216,7 +209,7 @@ fn limits(limits: &Section<'_>) -> Limits {
         ),
         max_startup_packet: bytes("max_startup_packet", d.max_startup_packet, STARTUP_PACKET),
         drain_timeout: limits.duration("drain_timeout", d.drain_timeout, WAIT_OR_NONE),
-        client_write_timeout,
+        client_write_timeout: limits.duration("client_write_timeout", d.client_write_timeout, WAIT),
         max_prepared_bytes: bytes("max_prepared_bytes", d.max_prepared_bytes, 0..=1 << 30),
     }
 }

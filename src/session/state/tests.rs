@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::wire::encode;
+use crate::wire::error::SqlState;
 use crate::wire::frame;
 use proptest::prelude::*;
 

@@ -51,6 +51,10 @@ impl ProxySpec {
         spec.set("cluster.monitor.user", "pgsteer");
         spec.set("cluster.monitor.password", "pgsteer-secret");
         spec.raw("admin.users", "[\"postgres\"]");
+        // Most tests hold in both modes of pooling.
+        if let Ok(mode) = std::env::var("PGSTEER_TEST_POOL_MODE") {
+            spec.set("pool.mode", &mode);
+        }
         spec
     }
 

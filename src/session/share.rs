@@ -1,0 +1,375 @@
+//! Transaction mode: a backend for each transaction instead of one for the session.
+//!
+//! In: a session between transactions. Out: the same with a backend as it left the last one, or without. What travels
+//! with a session and what with a backend is in `sharing`; the waiting for a backend in `attach`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep};
+use tracing::warn;
+
+use super::attach::{Attempt, NoBackend, is_lost};
+use super::limbo::Limbo;
+use super::relay::{Event, Look};
+use super::restore::{self, RestoreError};
+use super::run::{Attached, Flow, Session};
+use super::sharing::Plan;
+use crate::metrics::Counter;
+use crate::pool::{Applied, Backend, Change, PoolKey, Statements, Verdict};
+use crate::route::{Target, Wants};
+use crate::sql::{PinCause, Pins};
+use crate::topology::{Epoch, NodeId, Topology};
+use crate::wire::encode;
+use crate::wire::error::{PgError, SqlState};
+use crate::wire::frame::HEADER_LEN;
+use crate::wire::frontend::Kind;
+
+/// Where a session's backends come from, as long as the topology does not change.
+#[derive(Debug)]
+pub(super) struct Home {
+    key: Arc<PoolKey>,
+    on_primary: bool,
+    epoch: Epoch,
+    start_time: Option<i64>,
+}
+
+/// A client that does not take what it is told.
+pub(super) struct Slow {
+    /// Bytes that waited for it when the time began.
+    left: usize,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Home {
+    /// The pool and node of a backend just taken.
+    pub(super) fn of(attached: &Attached) -> Self {
+        Self {
+            key: Arc::clone(&attached.backend.key),
+            on_primary: attached.on_primary,
+            epoch: attached.epoch,
+            start_time: attached.start_time,
+        }
+    }
+
+    /// Its node.
+    pub(super) fn node(&self) -> NodeId {
+        self.key.node
+    }
+}
+
+impl Session {
+    /// True when backends are leased for a transaction.
+    pub(super) fn is_sharing(&self) -> bool {
+        self.state.sharing.is_some()
+    }
+
+    /// Takes an idle backend of the last pool without leaving the relay. False when the long way must be gone.
+    pub(super) fn attach_at_once(&mut self) -> bool {
+        let good = self.lost.is_none() && self.ctx.store.version() == self.seen_version;
+        let Some(home) = self.home.as_deref().filter(|_| good && self.state.is_quiet()) else { return false };
+        let Some(backend) = self.ctx.registry.try_lease(&home.key) else { return false };
+        let change = backend.applied.change_to(self.state.params.wanted());
+        if change.as_ref().is_some_and(|change| change.unsure) {
+            self.ctx.registry.release(backend, Verdict::Clean);
+            return false;
+        }
+        let was_standby = self.state.hot_standby == Some(true);
+        let attached = Attached {
+            node: home.node(),
+            epoch: home.epoch,
+            on_primary: home.on_primary,
+            was_standby,
+            endpoint_standby: self.login.wants == Wants::Standby,
+            start_time: home.start_time,
+            broken: false,
+            flushed: true,
+            backend,
+        };
+        self.share(attached, change);
+        true
+    }
+
+    /// Takes a backend for one transaction. What is to be set on it travels with the client's next message.
+    pub(super) fn share(&mut self, mut attached: Attached, change: Option<Change>) {
+        let changed = self.state.params.rebase(&attached.backend.params);
+        for (name, value) in changed.iter().filter(|_| !self.logging_in) {
+            encode::parameter_status(&mut self.replies, name, value);
+        }
+        let limit = self.ctx.settings.load().pool.max_prepared;
+        let statements = attached.backend.statements.take();
+        if let Some(sharing) = self.state.sharing.as_mut() {
+            sharing.take(statements.unwrap_or_else(|| Box::new(Statements::new(limit))));
+        }
+        attached.backend.applied = self.state.params.wanted().clone();
+        self.state.hot_standby = Some(!attached.on_primary);
+        self.attach(attached);
+        if let Some(change) = change {
+            self.state.send_own(change.count);
+            // Nothing of the client's waits to be written while there is no backend.
+            let inserted = self.up.insert(&change.messages);
+            debug_assert!(inserted, "settings must come first");
+        }
+    }
+
+    /// Takes a backend that was waited for.
+    pub(super) async fn take_shared(
+        &mut self,
+        mut backend: Backend,
+        target: Target,
+        topology: &Topology,
+    ) -> Result<Attempt, NoBackend> {
+        let store = Arc::clone(&self.ctx.store);
+        let (node, wants) = (target.node(), self.login.wants);
+        let mut changes = store.subscribe();
+        let lost = async { while !is_lost(&store.load(), node, wants) && changes.changed().await.is_ok() {} };
+        let prepared = tokio::select! {
+            biased;
+            prepared = self.prepare_shared(&mut backend) => prepared,
+            // A silent server would be waited for too long.
+            () = lost => Err(RestoreError::Lost),
+        };
+        let change = match prepared {
+            Ok(change) => change,
+            Err(error) => {
+                if matches!(error, RestoreError::Stranger) {
+                    self.ctx.registry.dismiss_idle(&backend.key);
+                }
+                self.ctx.registry.release(backend, Verdict::Close);
+                return match error {
+                    RestoreError::Refused(error) => Err(NoBackend::Refused(error)),
+                    RestoreError::Stranger => Ok(Attempt::Again),
+                    RestoreError::Lost => Ok(Attempt::Retry),
+                };
+            }
+        };
+        let node = topology.node(target.node());
+        let attached = Attached {
+            node: target.node(),
+            epoch: topology.epoch,
+            on_primary: topology.primary == Some(target.node()),
+            was_standby: backend.params.get("in_hot_standby") == Some("on"),
+            endpoint_standby: self.login.wants == Wants::Standby,
+            start_time: node.and_then(|node| node.start_time),
+            broken: false,
+            flushed: true,
+            backend,
+        };
+        self.home = Some(Box::new(Home::of(&attached)));
+        self.share(attached, change);
+        Ok(Attempt::Attached)
+    }
+
+    /// A message for a server that knows the session's statements by other names.
+    pub(super) fn translate(&mut self, kind: Kind, len: usize, whole: bool) -> Option<Look> {
+        let message = self.up.peek(len);
+        if self.state.must_wait(kind, message.get(HEADER_LEN..).unwrap_or_default()) {
+            return Some(Look::Wait);
+        }
+        if self.may_not_pin(kind, message) {
+            let error = PgError::error(
+                SqlState::TOO_MANY_CONNECTIONS,
+                "too many sessions keep a server connection for themselves",
+            );
+            let hint =
+                "The statement leaves something that only its server connection has; see pool.max_pinned.";
+            self.limbo = Some(Box::new(Limbo::refusal(error.with_hint(hint))));
+            return None;
+        }
+        if !self.up.insert(&[]) {
+            return Some(Look::WriteFirst);
+        }
+        let plan = self.state.translate(kind, self.up.peek(len), whole);
+        let bytes = self.state.sharing.as_ref().map(|sharing| sharing.bytes.as_slice()).unwrap_or_default();
+        let put = match plan {
+            Plan::Pass | Plan::Instead => self.up.insert(bytes),
+            Plan::Head(head) => self.up.pass_with(head, bytes),
+        };
+        debug_assert!(put, "an insertion was possible just now");
+        match plan {
+            Plan::Pass => self.up.pass(),
+            Plan::Head(_) => {}
+            Plan::Instead => self.up.drop_message(),
+        }
+        while let Some(tag) = self.state.pipeline.take_fake() {
+            encode::message(&mut self.replies, tag, |_| {});
+        }
+        None
+    }
+
+    /// Gives the client the answers whose turn it is and that no server sends. False when something must be written
+    /// first.
+    pub(super) fn tell_fakes(&mut self) -> bool {
+        while self.state.pipeline.is_fake_turn() {
+            if !self.down.insert(&[]) {
+                return false;
+            }
+            if let Some(tag) = self.state.pipeline.take_fake() {
+                let put = self.down.insert(&[tag, 0, 0, 0, 4]);
+                debug_assert!(put, "an insertion was possible just now");
+            }
+        }
+        true
+    }
+
+    /// Notes whether the session keeps its backend between transactions.
+    pub(super) fn note_pinned(&mut self, pinned: bool) {
+        if self.pinned == pinned {
+            return;
+        }
+        let Some(attached) = self.attached.as_ref() else { return };
+        self.pinned = pinned;
+        let key = &attached.backend.key;
+        if pinned { self.ctx.registry.pin(key) } else { self.ctx.registry.unpin(key) }
+    }
+
+    /// True when the client's next message would make the session keep its backend, and too many do already.
+    fn may_not_pin(&self, kind: Kind, message: &[u8]) -> bool {
+        let first = self.state.is_quiet() && !self.pinned;
+        first
+            && self.state.would_pin(kind, message.get(HEADER_LEN..).unwrap_or_default())
+            && self
+                .attached
+                .as_ref()
+                .is_some_and(|attached| !self.ctx.registry.may_pin(&attached.backend.key))
+    }
+
+    /// The client takes nothing of an answer that keeps its backend from others. It may, for `limits.client_write_timeout`.
+    pub(super) fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
+        if !self.is_sharing() || self.attached.is_none() {
+            return Poll::Pending;
+        }
+        let left = self.down.waiting();
+        if self.slow.as_ref().is_none_or(|slow| slow.left != left) {
+            let limit = self.ctx.settings.load().limits.client_write_timeout;
+            self.slow = Some(Box::new(Slow { left, timer: Box::pin(tokio::time::sleep(limit)) }));
+        }
+        match self.slow.as_mut().map(|slow| slow.timer.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Err(Event::ClientSlow)),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// True when the lease may end: the server is idle, everything is answered and nothing binds the session to it.
+    fn lease_is_over(&self) -> bool {
+        self.is_sharing()
+            && self.state.is_quiet()
+            && self.state.sharing_pins().is_empty()
+            && !self.down.has_unseen()
+            && !self.down.is_inside_message()
+            && !self.up.is_inside_message()
+            && !self.up.is_unread()
+            && !self.up.must_write()
+            && self.attached.as_ref().is_some_and(|attached| !attached.broken && attached.flushed)
+            && !self.dismissed
+            && !self.client_ended
+    }
+
+    /// Gives the backend to whoever needs one, if the session does not.
+    pub(super) fn end_lease(&mut self) {
+        if !self.lease_is_over() {
+            return;
+        }
+        let name = self.state.take_name();
+        let mut wanted = self.state.params.wanted().clone();
+        if let Some(name) = name {
+            // A RESET took the name away: this backend does not have it, the next one will.
+            let settings = wanted.settings().iter().filter(|setting| !setting.is("application_name"));
+            wanted = Applied::new(settings.cloned().collect());
+            if self.state.params.report("application_name", &name) {
+                encode::parameter_status(&mut self.replies, "application_name", name.as_bytes());
+            }
+        }
+        let statements = self.state.sharing.as_mut().and_then(|sharing| sharing.give());
+        self.note_pinned(false);
+        self.entry.detached();
+        if let Some(mut attached) = self.attached.take() {
+            attached.backend.applied = wanted;
+            attached.backend.statements = statements;
+            self.ctx.registry.release(attached.backend, Verdict::Clean);
+        }
+    }
+
+    /// True when only the server knows whether what bound the session to its backend is still there.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.is_sharing()
+            && self.attached.is_some()
+            && !self.state.params.doubtful().is_empty()
+            && self.state.is_quiet()
+            && !self.up.must_write()
+    }
+
+    /// Asks the server what of the session's it still holds.
+    pub(super) async fn ask_about_pins(&mut self) -> Flow {
+        let asked = self.state.params.doubtful();
+        let deadline = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
+        let Some(attached) = self.attached.as_mut() else { return Ok(()) };
+        match restore::ask(&mut attached.backend, PIN_QUESTION, deadline).await {
+            Ok(Some(answers)) => {
+                let mut hold = Pins::default();
+                for (cause, answer) in PIN_ANSWERS.into_iter().zip(answers) {
+                    if answer == b't' && asked.contains(cause) {
+                        hold.insert(cause);
+                    }
+                }
+                self.state.params.resolve(asked, hold);
+                Ok(())
+            }
+            // The server would not say: the session keeps what it may have.
+            Ok(None) => {
+                self.state.params.resolve(asked, asked);
+                Ok(())
+            }
+            Err(_) => self.settle_loss(),
+        }
+    }
+
+    /// The server refused a setting that it had taken before. What the client sent behind it may have run without it.
+    pub(super) fn setting_refused(&mut self) -> Flow {
+        let user = &self.login.user;
+        warn!(
+            session = self.entry.id,
+            user, "a server refused a setting of the session, the connection to it is closed"
+        );
+        self.ctx.metrics.count(Counter::BackendDirty);
+        self.settle_loss()
+    }
+
+    /// Makes a backend fit for the session as far as the server's word must be awaited: its role is asked for once in a
+    /// session; settings that may be refused; PREPARE where the backend that had it is lost. Returns what can travel with
+    /// the client's next message.
+    pub(super) async fn prepare_shared(
+        &mut self,
+        backend: &mut Backend,
+    ) -> Result<Option<Change>, RestoreError> {
+        let deadline = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
+        let settings = backend.applied.settings();
+        let own_role = settings.iter().all(|setting| !setting.is("session_authorization"));
+        if self.home.is_none() && backend.reused && own_role {
+            let name = restore::ask(backend, "SELECT session_user", deadline).await?;
+            if name.as_deref() != backend.login_name().map(str::as_bytes) {
+                return Err(RestoreError::Stranger);
+            }
+        }
+        let mut change = backend.applied.change_to(self.state.params.wanted());
+        let prepares = self.state.params.prepares();
+        if prepares.is_some() || change.as_ref().is_some_and(|change| change.unsure) {
+            for change in change.take().into_iter().chain(prepares) {
+                restore::apply(backend, &change, deadline).await?;
+            }
+        }
+        Ok(change)
+    }
+}
+
+/// Tells by a `t` or `f` for each of [`PIN_ANSWERS`] whether the session has any.
+const PIN_QUESTION: &str = "SELECT pg_catalog.concat(\
+    EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
+    EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
+    EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
+    EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()))";
+
+const PIN_ANSWERS: [PinCause; 4] =
+    [PinCause::AdvisoryLock, PinCause::HeldCursor, PinCause::Listen, PinCause::TempTable];

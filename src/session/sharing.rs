@@ -1,0 +1,424 @@
+//! Sharing of backends between transactions: what a session's prepared statements are called on the backend it has at
+//! this moment.
+//!
+//! In: the client's messages. Out: what is sent instead or before, and which answers the client gets from us. Sans-IO.
+//! The statements of a backend come with its lease and go with it.
+
+mod names;
+
+use names::{name_len, push_name};
+
+use super::pipeline::{Own, Parsing, Request};
+use super::prepared::{SharedEffects, Statement, Undo};
+use super::state::State;
+use crate::pool::{NAME_PREFIX, Statements};
+use crate::sql::{Effect, PinCause, Pins, glance};
+use crate::wire::encode;
+use crate::wire::error::{ErrorView, SqlState};
+use crate::wire::frame::HEADER_LEN;
+use crate::wire::frontend::{self, Kind, Named};
+
+/// Room kept for the next messages of ours, bytes.
+const ROOM: usize = 512;
+
+/// What a session of transaction mode has beyond others.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not the steps of one machine")]
+pub struct Sharing {
+    /// The session's number: whose unnamed statement a backend has.
+    session: u64,
+    /// The statements of the backend in use.
+    carried: Option<Box<Statements>>,
+    /// What is sent before or instead of the client's message.
+    pub bytes: Vec<u8>,
+    /// The server refused a setting of the session.
+    pub refused: bool,
+    /// Named statements have come or gone in a batch that the server may still fail.
+    doubtful: bool,
+    /// Counts what ends with a ReadyForQuery: an error is over with it.
+    batch: u32,
+    /// The batch in which the unnamed statement changed last, while it might still fail before.
+    touched: Option<u32>,
+    /// What `currval` and `lastval` would say on the backend is another session's.
+    foreign_sequences: bool,
+    /// The session has used sequences by name.
+    uses_sequences: bool,
+    /// Counts the statements that nobody shares.
+    alone: u32,
+    /// A text too long to be read was sent: what it does to the session is not known.
+    unread: Unread,
+}
+
+/// What is known of texts that were too long to be read whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Unread {
+    #[default]
+    Nothing,
+    /// One of a single statement: only functions in it can have had an effect, of which the server can be asked.
+    Statement,
+    /// A Query under way and how many statements of it have completed.
+    Query(usize),
+    /// Several statements: nobody can know what they have set.
+    Statements,
+}
+
+/// What becomes of a client's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// [`Sharing::bytes`], then the message as it is.
+    Pass,
+    /// [`Sharing::bytes`] in place of so many bytes at its beginning, then the rest.
+    Head(usize),
+    /// [`Sharing::bytes`] in place of all of it.
+    Instead,
+}
+
+impl Sharing {
+    /// For the session of this number.
+    pub fn new(session: u64) -> Self {
+        Self {
+            session,
+            carried: None,
+            bytes: Vec::new(),
+            refused: false,
+            doubtful: false,
+            batch: 0,
+            touched: None,
+            foreign_sequences: false,
+            uses_sequences: false,
+            alone: 0,
+            unread: Unread::Nothing,
+        }
+    }
+
+    /// A backend was taken, and its statements with it.
+    pub fn take(&mut self, carried: Box<Statements>) {
+        self.foreign_sequences = ![0, self.session].contains(&carried.last_session());
+        self.carried = Some(carried);
+    }
+
+    /// The backend is given back, and its statements with it.
+    pub fn give(&mut self) -> Option<Box<Statements>> {
+        self.bytes.clear();
+        self.bytes.shrink_to(ROOM);
+        self.refused = false;
+        self.unread = Unread::Nothing;
+        self.touched = None;
+        let mut carried = self.carried.take()?;
+        carried.set_last_session(self.session);
+        Some(carried)
+    }
+}
+
+impl State {
+    /// Why the backend cannot be given to another session between transactions.
+    pub fn sharing_pins(&self) -> Pins {
+        let mut pins = self.params.pins_of_transaction_mode();
+        if self.prepared.has_unkept() {
+            pins.insert(PinCause::Prepare);
+        }
+        if self.sharing.as_ref().is_some_and(|sharing| sharing.unread == Unread::Statements) {
+            pins.insert(PinCause::Setting);
+        }
+        pins
+    }
+
+    /// True when a text, once run, would bind the session to its backend.
+    pub fn would_pin(&self, kind: Kind, body: &[u8]) -> bool {
+        let sql = match kind {
+            Kind::Query => frontend::query(body),
+            Kind::Parse => frontend::parse(body).map(|parse| parse.sql),
+            _ => None,
+        };
+        let binds = |effect: &Effect| matches!(effect, Effect::Pin(_) | Effect::Prepare { .. });
+        self.text_effects(sql).is_some_and(|effects| effects.iter().any(binds))
+    }
+
+    /// Why the session keeps its backend, for people.
+    pub fn visible_pins(&self) -> Pins {
+        if self.sharing.is_some() { self.sharing_pins() } else { self.params.pins() }
+    }
+
+    /// A text was sent of which only the beginning was seen.
+    fn note_unread(&mut self, kind: Kind) {
+        let alone = self.pipeline.is_idle();
+        let Some(sharing) = self.sharing.as_mut() else { return };
+        sharing.unread = match (kind, sharing.unread) {
+            (_, Unread::Statements) => Unread::Statements,
+            (Kind::Parse, _) => Unread::Statement,
+            _ if alone => Unread::Query(0),
+            _ => Unread::Statements,
+        };
+    }
+
+    /// A statement completed.
+    pub(super) fn note_completion(&mut self) {
+        if let Some(Sharing { unread: Unread::Query(count), .. }) = self.sharing.as_deref_mut() {
+            *count += 1;
+        }
+    }
+
+    /// The server is ready: a long Query of one statement can only have called functions.
+    pub(super) fn settle_unread(&mut self) {
+        let Some(sharing) = self.sharing.as_mut() else { return };
+        sharing.unread = match sharing.unread {
+            Unread::Query(0 | 1) | Unread::Statement => Unread::Nothing,
+            Unread::Query(_) => Unread::Statements,
+            other => return sharing.unread = other,
+        };
+        if sharing.unread == Unread::Nothing {
+            self.params.suspect();
+        }
+    }
+
+    /// So many Queries of ours go before the client's next message.
+    pub fn send_own(&mut self, count: usize) {
+        for _ in 0..count {
+            self.sent(Request::Own(Own::Query));
+        }
+    }
+
+    /// The server has refused one of them.
+    pub fn is_refused(&self) -> bool {
+        self.sharing.as_ref().is_some_and(|sharing| sharing.refused)
+    }
+
+    /// What the client gets instead of this error: its own name for the statement that it has prepared twice.
+    pub fn renamed(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let name = self.pipeline.prepared_twice()?;
+        let view = ErrorView::new(body);
+        (view.code() == SqlState::DUPLICATE_PREPARED_STATEMENT).then(|| {
+            let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
+            let mut out = Vec::new();
+            view.encode_with_message(&mut out, text.as_bytes());
+            out
+        })
+    }
+
+    /// True while the client's next message cannot be translated: whether its batch finds the statements it names depends
+    /// on one whose answers have not come.
+    pub fn must_wait(&mut self, kind: Kind, body: &[u8]) -> bool {
+        let idle = self.pipeline.is_idle();
+        let Some(sharing) = self.sharing.as_mut() else { return false };
+        sharing.doubtful &= !idle;
+        if sharing.doubtful && !self.pipeline.is_open() {
+            return true;
+        }
+        if idle {
+            sharing.touched = None;
+        }
+        let touched_before = sharing.touched.is_some_and(|batch| batch != sharing.batch);
+        touched_before && uses_unnamed(kind, body) && self.pipeline.owes_ready()
+    }
+
+    /// The unnamed statement changes by this batch, if that does not fail before.
+    fn touch_unnamed(&mut self) {
+        let idle = self.pipeline.is_idle();
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.touched = (!idle).then_some(sharing.batch);
+        }
+    }
+
+    fn doubt(&mut self) {
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.doubtful = true;
+        }
+    }
+
+    /// The client sends this message on a shared backend: notes it and says what is sent. Not while
+    /// [`State::must_wait`].
+    pub fn translate(&mut self, kind: Kind, message: &[u8], whole: bool) -> Plan {
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.bytes.clear();
+        }
+        if !whole && matches!(kind, Kind::Query | Kind::Parse) {
+            self.note_unread(kind);
+        }
+        let body = message.get(HEADER_LEN..).unwrap_or_default();
+        if matches!(kind, Kind::Query | Kind::Sync | Kind::FunctionCall)
+            && let Some(sharing) = self.sharing.as_mut()
+        {
+            sharing.batch = sharing.batch.wrapping_add(1);
+        }
+        self.forget_foreign_sequences(kind, body);
+        self.drop_foreign_unnamed(kind);
+        match kind {
+            Kind::Query => self.translate_query(body, whole),
+            Kind::Parse => self.translate_parse(message, body, whole),
+            Kind::Bind => self.translate_bind(body, message),
+            Kind::Describe => self.translate_describe(body),
+            Kind::Close => self.translate_close(body),
+            _ => {
+                self.client_message(kind, message, whole);
+                Plan::Pass
+            }
+        }
+    }
+
+    fn out(&mut self) -> Option<(&mut Vec<u8>, &mut Statements)> {
+        let sharing = self.sharing.as_mut()?;
+        Some((&mut sharing.bytes, sharing.carried.as_deref_mut()?))
+    }
+
+    fn carried(&mut self) -> Option<&mut Statements> {
+        self.sharing.as_mut().and_then(|sharing| sharing.carried.as_deref_mut())
+    }
+
+    fn session(&self) -> u64 {
+        self.sharing.as_ref().map_or(0, |sharing| sharing.session)
+    }
+
+    fn translate_query(&mut self, body: &[u8], whole: bool) -> Plan {
+        self.touch_unnamed();
+        let sql = frontend::query(body).filter(|_| whole);
+        let by_sql = sql.and_then(|sql| self.named_by_sql(sql));
+        let request = self.query(sql);
+        if let Some(carried) = self.carried() {
+            carried.set_unnamed(None);
+        }
+        self.sent(request);
+        let Some(text) = by_sql else { return Plan::Pass };
+        if let Some((out, _)) = self.out() {
+            encode::query(out, text);
+        }
+        Plan::Instead
+    }
+
+    /// SQL's EXECUTE or DEALLOCATE of a statement of the protocol, with the name that it has on this backend.
+    fn named_by_sql(&mut self, sql: &[u8]) -> Option<Vec<u8>> {
+        let (name, place) = glance::statement_name(sql, self.params.standard_strings())?;
+        self.prepared.get(&name).filter(|statement| !statement.message.is_empty())?;
+        let number = self.number_of(&name);
+        let quoted = format!("\"{NAME_PREFIX}{number}\"").into_bytes();
+        Some([sql.get(..place.start)?, &quoted, sql.get(place.end..)?].concat())
+    }
+
+    fn translate_parse(&mut self, message: &[u8], body: &[u8], whole: bool) -> Plan {
+        let parse = frontend::parse(body).filter(|_| whole);
+        let effects = self.text_effects(parse.map(|parse| parse.sql));
+        let Some(parse) = parse else {
+            // Too long to be kept: prepared as it is, on this backend only.
+            self.client_message(Kind::Parse, message, false);
+            return Plan::Pass;
+        };
+        if parse.name.is_empty() {
+            return self.translate_unnamed(message, effects);
+        }
+        self.doubt();
+        let head = HEADER_LEN + parse.name.len() + 1;
+        if self.prepared.get(parse.name).is_some_and(|known| !known.message.is_empty()) {
+            // The server will refuse it, as it should.
+            let number = self.number_of(parse.name);
+            self.parse_head(message.len() - head, number);
+            let twice = Some(parse.name.into());
+            self.sent(Request::Parse(Box::new(Parsing { twice, ..Parsing::default() })));
+            return Plan::Head(head);
+        }
+        let (id, is_there) = self.identity_for_parse(message.get(head..).unwrap_or_default());
+        let statement = Statement { message: message.into(), effects, id };
+        let undo = self.prepared.insert(parse.name, statement);
+        if self.prepared.get(parse.name).is_some_and(|kept| kept.message.is_empty()) {
+            self.sent(Request::Parse(Box::new(Parsing { undo: Some(undo), ..Parsing::default() })));
+            return Plan::Pass;
+        }
+        if is_there {
+            self.sent(Request::Fake(b'1', Some(Box::new(undo))));
+            return Plan::Instead;
+        }
+        let number = self.add(id);
+        self.parse_head(message.len() - head, number);
+        let parsing = Parsing { undo: Some(undo), sent: Some((id, number)), ..Parsing::default() };
+        self.sent(Request::Parse(Box::new(parsing)));
+        Plan::Head(head)
+    }
+
+    fn translate_unnamed(&mut self, message: &[u8], effects: Option<SharedEffects>) -> Plan {
+        self.touch_unnamed();
+        let uncertain = !self.pipeline.is_idle();
+        let number = self.prepared.set_unnamed(message, effects, uncertain);
+        let owner = (self.session(), number);
+        if let Some(carried) = self.carried() {
+            carried.set_unnamed(Some(owner));
+        }
+        self.sent(Request::ParseUnnamed(number));
+        Plan::Pass
+    }
+
+    fn translate_bind(&mut self, body: &[u8], message: &[u8]) -> Plan {
+        let Some(bind) = frontend::bind(body) else {
+            self.client_message(Kind::Bind, message, false);
+            return Plan::Pass;
+        };
+        let head = HEADER_LEN + bind.portal.len() + bind.statement.len() + 2;
+        let total = frame_len(message).saturating_sub(head);
+        let number = self.number_for_use(bind.statement);
+        if let (Some(number), Some((out, _))) = (number, self.out()) {
+            encode::header(out, b'B', total + bind.portal.len() + 1 + name_len(number));
+            out.extend_from_slice(bind.portal);
+            out.push(0);
+            push_name(out, number);
+        }
+        let request = self.bind(body);
+        self.sent(request);
+        number.map_or(Plan::Pass, |_| Plan::Head(head))
+    }
+
+    fn translate_describe(&mut self, body: &[u8]) -> Plan {
+        let plan = match frontend::named(body) {
+            Some(Named::Statement(name)) => self.number_for_use(name).map(|number| {
+                if let Some((out, _)) = self.out() {
+                    encode::header(out, b'D', 1 + name_len(number));
+                    out.push(b'S');
+                    push_name(out, number);
+                }
+                Plan::Instead
+            }),
+            _ => None,
+        };
+        self.sent(Request::Describe);
+        plan.unwrap_or(Plan::Pass)
+    }
+
+    fn translate_close(&mut self, body: &[u8]) -> Plan {
+        let Some(Named::Statement(name)) = frontend::named(body) else {
+            self.sent(Request::Close(None));
+            return Plan::Pass;
+        };
+        if name.is_empty() {
+            self.touch_unnamed();
+            let uncertain = !self.pipeline.is_idle();
+            let undo = Some(Box::new(Undo::Unnamed(self.prepared.drop_unnamed(uncertain))));
+            if let Some(carried) = self.carried() {
+                carried.set_unnamed(None);
+            }
+            self.sent(Request::Close(undo));
+            return Plan::Pass;
+        }
+        self.doubt();
+        let shared = self.prepared.get(name).is_some_and(|statement| !statement.message.is_empty());
+        let undo = Some(Box::new(self.prepared.remove(name)));
+        if shared {
+            // It stays prepared for others.
+            self.sent(Request::Fake(b'3', undo));
+            return Plan::Instead;
+        }
+        self.sent(Request::Close(undo));
+        Plan::Pass
+    }
+}
+
+fn uses_unnamed(kind: Kind, body: &[u8]) -> bool {
+    match kind {
+        Kind::Bind => frontend::bind(body).is_some_and(|bind| bind.statement.is_empty()),
+        Kind::Describe => frontend::named(body) == Some(Named::Statement(b"")),
+        _ => false,
+    }
+}
+
+/// The length of a message by its header, which is there.
+fn frame_len(message: &[u8]) -> usize {
+    crate::wire::frame::header(message).ok().flatten().map_or(message.len(), |header| header.len)
+}
+
+#[cfg(test)]
+mod tests;

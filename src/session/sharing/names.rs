@@ -1,0 +1,246 @@
+//! Under which numbers the statements of a session are on its backend, and what must be sent before they can be used.
+//!
+//! In: names, as the client's messages use them. Out: numbers, and messages of ours. Sans-IO.
+
+use sha2::{Digest, Sha256};
+
+use crate::pool::{NAME_PREFIX, StatementId, Statements, Unnamed};
+use crate::session::pipeline::{Own, Request};
+use crate::session::state::State;
+use crate::sql::{PinCause, glance};
+use crate::wire::backend::TxStatus;
+use crate::wire::encode;
+use crate::wire::error::{ErrorView, SqlState};
+use crate::wire::frame::HEADER_LEN;
+use crate::wire::frontend::Kind;
+
+/// The owner of an unnamed statement that may or may not be there: no session has this number.
+const UNKNOWN: Unnamed = (0, 0);
+
+impl State {
+    /// The number of a statement that is about to be used, prepared first if need be; `None` when the name stays.
+    pub(super) fn number_for_use(&mut self, name: &[u8]) -> Option<u32> {
+        if name.is_empty() {
+            self.bring_unnamed();
+            return None;
+        }
+        let shared = self.prepared.get(name).is_some_and(|statement| !statement.message.is_empty());
+        shared.then(|| self.number_of(name))
+    }
+
+    /// The number of a shared statement on this backend. Where it is not there, it is prepared before.
+    pub(super) fn number_of(&mut self, name: &[u8]) -> u32 {
+        let id = self.prepared.get(name).map(|statement| statement.id).unwrap_or_default();
+        if let Some(slot) = self.carried().and_then(|carried| carried.find(&id)) {
+            return slot.number;
+        }
+        let number = self.add(id);
+        let sharing = self.sharing.as_mut();
+        if let (Some(sharing), Some(statement)) = (sharing, self.prepared.get(name)) {
+            let rest = statement.message.get(HEADER_LEN + name.len() + 1..).unwrap_or_default();
+            encode_parse_head(&mut sharing.bytes, rest.len(), number);
+            sharing.bytes.extend_from_slice(rest);
+        }
+        self.sent(Request::Own(Own::Parse(Some((id, number)))));
+        self.doubt();
+        number
+    }
+
+    /// A number for a statement that the backend does not have. What falls out for it is closed.
+    pub(super) fn add(&mut self, id: StatementId) -> u32 {
+        let number = self.carried().map_or(0, |carried| carried.add(id));
+        while let Some(old) = self.carried().and_then(Statements::take_closing) {
+            self.close(old);
+            if self.pipeline.is_skipping() {
+                // Passed over, and kept for later.
+                break;
+            }
+        }
+        number
+    }
+
+    fn close(&mut self, number: u32) {
+        if let Some((out, _)) = self.out() {
+            encode::header(out, b'C', 1 + name_len(number));
+            out.push(b'S');
+            push_name(out, number);
+        }
+        self.sent(Request::Own(Own::Close(Some(number))));
+    }
+
+    pub(super) fn parse_head(&mut self, rest: usize, number: u32) {
+        if let Some((out, _)) = self.out() {
+            encode_parse_head(out, rest, number);
+        }
+    }
+
+    /// `currval` and `lastval` must not tell what another session has got. Inside a block it may be the session's own, so
+    /// there it is too late; a session that has used sequences once is spared that by a fresh start of its next leases.
+    pub(super) fn forget_foreign_sequences(&mut self, kind: Kind, body: &[u8]) {
+        let outside = self.tx == TxStatus::Idle && self.pipeline.is_idle();
+        let own = self.params.pins().contains(PinCause::Sequence);
+        let Some(sharing) = self.sharing.as_mut().filter(|sharing| sharing.foreign_sequences) else { return };
+        let text = matches!(kind, Kind::Query | Kind::Parse);
+        sharing.uses_sequences |= text && glance::may_use_sequence(body);
+        if sharing.uses_sequences {
+            sharing.foreign_sequences = false;
+            if outside && !own {
+                encode::query(&mut sharing.bytes, "DISCARD SEQUENCES");
+                self.sent(Request::Own(Own::Query));
+            }
+        }
+    }
+
+    /// The backend may have another unnamed statement than the session. It goes before anything can fail, so that from
+    /// then on what happens to it is what happens to the session's.
+    pub(super) fn drop_foreign_unnamed(&mut self, kind: Kind) {
+        // A Query drops it anyway.
+        if !self.pipeline.is_idle() || kind == Kind::Query {
+            return;
+        }
+        let own = self.prepared.unnamed().map(|(number, _)| (self.session(), number));
+        let Some((out, carried)) = self.out() else { return };
+        if carried.unnamed().is_none() || carried.unnamed() == own {
+            return;
+        }
+        carried.set_unnamed(None);
+        encode::header(out, b'C', 2);
+        out.extend_from_slice(b"S\0");
+        self.sent(Request::Own(Own::Close(None)));
+    }
+
+    /// The unnamed statement of the session is used: the backend must have it.
+    pub(super) fn bring_unnamed(&mut self) {
+        let session = self.session();
+        let Some((number, message)) = self.prepared.unnamed() else { return };
+        let Some(sharing) = self.sharing.as_mut() else { return };
+        let Some(carried) = sharing.carried.as_deref_mut() else { return };
+        let wanted = Some((session, number));
+        if carried.unnamed() == wanted {
+            return;
+        }
+        sharing.bytes.extend_from_slice(message);
+        sharing.touched = Some(sharing.batch);
+        carried.set_unnamed(wanted);
+        self.sent(Request::Own(Own::Parse(None)));
+    }
+
+    /// The identity of a statement about to be prepared, and whether the backend has it, or will unless the batch fails.
+    /// A failed transaction refuses to prepare anything: there the server is asked for a statement of the session's own.
+    pub(super) fn identity_for_parse(&mut self, text_and_types: &[u8]) -> (StatementId, bool) {
+        let id = self.identity(text_and_types, None);
+        let is_there = self.carried().is_some_and(|carried| carried.find(&id).is_some());
+        if !is_there || self.tx != TxStatus::Failed {
+            return (id, is_there);
+        }
+        let Some(sharing) = self.sharing.as_mut() else { return (id, is_there) };
+        sharing.alone = sharing.alone.wrapping_add(1);
+        let alone = Some(sharing.alone);
+        (self.identity(text_and_types, alone), false)
+    }
+
+    /// What two sessions must have in common to mean the same by a text: the text, the types of its parameters, where
+    /// names are looked up, and as whom. A session with temporary tables shares with nobody.
+    fn identity(&self, text_and_types: &[u8], alone: Option<u32>) -> StatementId {
+        let mut digest = Sha256::new();
+        digest.update(text_and_types);
+        for setting in self.params.replays() {
+            if ["search_path", "role", "session_authorization"].iter().any(|name| setting.is(name)) {
+                digest.update(&setting.statement);
+                digest.update([0]);
+            }
+        }
+        if alone.is_some() || self.params.pins().contains(PinCause::TempTable) {
+            digest.update(self.session().to_be_bytes());
+            digest.update(alone.unwrap_or_default().to_be_bytes());
+        }
+        let mut id = StatementId::default();
+        for (to, from) in id.iter_mut().zip(digest.finalize()) {
+            *to = from;
+        }
+        id
+    }
+
+    /// The server has prepared a shared statement.
+    pub(in crate::session) fn is_prepared(&mut self, id: &StatementId, number: u32) {
+        if let Some(carried) = self.carried() {
+            carried.confirm(id, number);
+        }
+    }
+
+    /// The server has not prepared a statement.
+    pub(in crate::session) fn unprepared(&mut self, sent: Option<(StatementId, u32)>, unnamed: bool) {
+        let Some(carried) = self.carried() else { return };
+        if let Some((id, number)) = sent {
+            carried.remove(&id, number);
+        }
+        if unnamed {
+            carried.set_unnamed(Some(UNKNOWN));
+        }
+    }
+
+    /// A Close of ours was passed over.
+    pub(in crate::session) fn unclosed(&mut self, number: u32) {
+        if let Some(carried) = self.carried() {
+            carried.close_later(number);
+        }
+    }
+
+    /// SQL drops all prepared statements.
+    pub(in crate::session) fn retire_all(&mut self) {
+        self.doubt();
+        if let Some(carried) = self.carried() {
+            carried.retire_all();
+        }
+    }
+
+    /// SQL drops a prepared statement.
+    pub(in crate::session) fn retire(&mut self, name: &[u8]) {
+        self.doubt();
+        if let Some(id) = self.prepared.get(name).map(|statement| statement.id)
+            && let Some(carried) = self.carried()
+        {
+            carried.retire(&id);
+        }
+    }
+
+    /// The server refused a setting that the session has.
+    pub(in crate::session) fn note_refused(&mut self) {
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.refused = true;
+        }
+    }
+
+    /// The server has failed a statement because what it returns has changed since it was prepared: whoever uses the
+    /// statements of this backend next has them prepared again.
+    pub(in crate::session) fn note_error(&mut self, body: &[u8]) {
+        let view = ErrorView::new(body);
+        let stale = view.code() == SqlState::FEATURE_NOT_SUPPORTED
+            && view.field(b'R') == Some("RevalidateCachedQuery");
+        if stale && self.sharing.is_some() {
+            self.retire_all();
+        }
+    }
+}
+
+/// The beginning of a Parse under a number; `rest` bytes of text and types follow.
+fn encode_parse_head(out: &mut Vec<u8>, rest: usize, number: u32) {
+    encode::header(out, b'P', name_len(number) + rest);
+    push_name(out, number);
+}
+
+/// Length of [`push_name`], bytes.
+pub(super) fn name_len(number: u32) -> usize {
+    NAME_PREFIX.len() + number.checked_ilog10().unwrap_or(0) as usize + 2
+}
+
+/// The name of a shared statement and the zero that ends it. No allocation: it is part of every Bind.
+pub(super) fn push_name(out: &mut Vec<u8>, number: u32) {
+    out.extend_from_slice(NAME_PREFIX.as_bytes());
+    let digits = number.checked_ilog10().unwrap_or(0);
+    for place in (0..=digits).rev() {
+        let digit = number / 10u32.pow(place) % 10;
+        out.push(b'0' + u8::try_from(digit).unwrap_or(0));
+    }
+    out.push(0);
+}

@@ -1,0 +1,122 @@
+//! What became of the work that was under way when a backend was lost, as far as can be known, and what was lost with it.
+//!
+//! In: the outstanding requests and the pins. Out: a [`Loss`], and errors for the client. Sans-IO.
+
+use super::{Answer, Loss, State};
+use crate::session::pipeline::Request;
+use crate::sql::{Effect, PinCause};
+use crate::wire::backend::TxStatus;
+use crate::wire::error::{PgError, SqlState};
+
+impl State {
+    pub(super) fn judge(&self) -> Loss {
+        let in_block = self.tx != TxStatus::Idle;
+        let mut requests = self.pipeline.requests();
+        if self.pipeline.is_idle() || (!self.pipeline.is_open() && requests.all(Request::is_ours)) {
+            return if in_block { Loss::Block(rolled_back()) } else { Loss::Nothing };
+        }
+        if in_block && self.only_rollback_sent() {
+            return Loss::RolledBack;
+        }
+        // A server in recovery commits nothing.
+        let unknown = self.hot_standby != Some(true) && self.may_have_committed();
+        Loss::Answer(Answer {
+            error: if unknown { fate_unknown() } else { rolled_back() },
+            segments: self.pipeline.requests().filter(|request| request.is_owed_ready()).count(),
+            skip_to_sync: self.pipeline.is_open(),
+            block: in_block && !unknown,
+        })
+    }
+
+    fn only_rollback_sent(&self) -> bool {
+        let mut requests = self.pipeline.requests().filter(|request| !request.is_ours());
+        let first = requests.next();
+        requests.next().is_none()
+            && matches!(first, Some(Request::Query { effects: Some(effects), .. }) if effects[..] == [Effect::Rollback])
+    }
+
+    /// True when the outstanding requests may have committed something.
+    fn may_have_committed(&self) -> bool {
+        if self.tx != TxStatus::Idle {
+            return self.pipeline.requests().any(|request| match request {
+                Request::Query { effects: Some(effects), .. }
+                | Request::Execute { effects: Some(effects), .. } => effects.contains(&Effect::Commit),
+                _ => false,
+            });
+        }
+        if self.pipeline.is_copying_in() {
+            // COPY FROM STDIN commits nothing before its CopyDone.
+            return false;
+        }
+        // Outside a block each Query commits by itself, and so does the Sync behind extended messages.
+        self.pipeline.requests().any(|request| match request {
+            Request::Query { effects: Some(effects), .. } => !effects.iter().all(is_harmless),
+            Request::Query { effects: None, .. } | Request::Sync | Request::FunctionCall => true,
+            _ => false,
+        })
+    }
+
+    /// The error for the next statement when the backend took something with it that cannot be made again, if any. A
+    /// listener's connection ends instead, as it would with the server's.
+    pub fn take_lost_pins(&mut self) -> Option<PgError> {
+        let told = |cause: &PinCause| {
+            // A server tells of these itself, when they are used.
+            !matches!(cause, PinCause::Sequence | PinCause::Seed | PinCause::Library | PinCause::Prepare)
+        };
+        let pins: Vec<PinCause> = self.params.pins().iter().filter(told).collect();
+        self.params.clear_pins();
+        if pins.is_empty() {
+            return None;
+        }
+        if pins.contains(&PinCause::Listen) {
+            return Some(
+                PgError::fatal(
+                    SqlState::ADMIN_SHUTDOWN,
+                    "terminating connection due to administrator command",
+                )
+                .with_detail("The server that this session listened on is gone."),
+            );
+        }
+        let names: Vec<&str> = pins.into_iter().map(PinCause::as_str).collect();
+        Some(
+            PgError::error(
+                SqlState::SERIALIZATION_FAILURE,
+                "session state was lost with the server that held it",
+            )
+            .with_detail(format!("Lost: {}.", names.join(", ")))
+            .with_hint("Set the session up again and retry."),
+        )
+    }
+}
+
+/// Effects that commit nothing: if they were lost, doing them again is safe.
+fn is_harmless(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::Begin
+            | Effect::Rollback
+            | Effect::Set { .. }
+            | Effect::Reset(_)
+            | Effect::ResetAll
+            | Effect::Deallocate(_)
+            | Effect::DeallocateAll
+    )
+}
+
+/// 40001: the server has rolled the transaction back.
+pub fn rolled_back() -> PgError {
+    PgError::error(
+        SqlState::SERIALIZATION_FAILURE,
+        "the connection to the server was lost, the transaction was rolled back",
+    )
+    .with_hint("Nothing of the transaction was kept: it is safe to run it again.")
+}
+
+/// 08007: nobody can know.
+pub fn fate_unknown() -> PgError {
+    PgError::error(
+        SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+        "the connection to the server was lost before it answered, the fate of the transaction is unknown",
+    )
+    .with_hint("It may or may not have committed: look before you run it again.")
+}

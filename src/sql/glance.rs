@@ -1,0 +1,95 @@
+//! What can be said of a statement text without reading all its tokens, and the one name that must be found in it.
+//!
+//! In: a text. Out: yes or no, or the name and its place. Must not know what is done about it.
+
+use super::lexer::{Lexer, Token};
+
+/// The name in a text that is one EXECUTE or DEALLOCATE, folded as the server folds it, and where it stands.
+pub fn statement_name(sql: &[u8], standard_strings: bool) -> Option<(Vec<u8>, std::ops::Range<usize>)> {
+    let mut lexer = Lexer::new(sql, standard_strings);
+    let first = lexer.next()?;
+    let mut token = first;
+    if first.is("execute") {
+        token = lexer.next()?;
+    } else if first.is("deallocate") {
+        token = lexer.next()?;
+        if token.is("prepare") {
+            token = lexer.next()?;
+        }
+    }
+    let (name, quotes) = match token {
+        Token::Word(word) if !token.is_any(&["execute", "deallocate", "all"]) => {
+            (word.to_ascii_lowercase(), 0)
+        }
+        Token::QuotedName(name) => (name.to_vec(), 2),
+        _ => return None,
+    };
+    if !first.is_any(&["execute", "deallocate"]) {
+        return None;
+    }
+    let end = lexer.position();
+    let start = end.checked_sub(name.len() + quotes)?;
+    // One statement only: in a longer text the names of others would stay as they are.
+    let mut rest = std::iter::from_fn(|| lexer.next()).skip_while(|token| *token != Token::Semicolon);
+    rest.all(|token| token == Token::Semicolon).then_some((name, start..end))
+}
+
+/// First words of statements that may have an effect by themselves.
+const FIRST_WORDS: [&[u8]; 19] = [
+    b"abort",
+    b"begin",
+    b"close",
+    b"commit",
+    b"create",
+    b"deallocate",
+    b"declare",
+    b"discard",
+    b"end",
+    b"drop",
+    b"listen",
+    b"load",
+    b"prepare",
+    b"reset",
+    b"rollback",
+    b"savepoint",
+    b"set",
+    b"start",
+    b"unlisten",
+];
+
+/// True only when nothing in `sql` has an effect, however its strings are read; false when more must be looked at. Most
+/// statements are settled here, for a small part of what reading all their tokens costs.
+pub fn looks_plain(sql: &[u8]) -> bool {
+    let text = sql.trim_ascii_end();
+    let text = text.strip_suffix(b";").unwrap_or(text);
+    if memchr::memchr(b';', text).is_some() {
+        return false;
+    }
+    let first = Lexer::new(text, true).next();
+    let begins_plain = match first {
+        Some(Token::Word(word)) => !FIRST_WORDS.iter().any(|first| word.eq_ignore_ascii_case(first)),
+        _ => true,
+    };
+    // All that a body can do is call a function of `functions` and select INTO TEMP.
+    begins_plain && !BODY_WORDS.iter().any(|(word, rare)| holds(text, word, *rare))
+}
+
+/// What every body with an effect holds, each with the place of a letter that is rare in statements.
+const BODY_WORDS: [(&[u8], usize); 6] =
+    [(b"advisory", 2), (b"temp", 2), (b"nextval", 2), (b"setval", 3), (b"setseed", 6), (b"set_config", 7)];
+
+/// True when a text may ask what a sequence has given this session, or have one give something: `currval`, `lastval`,
+/// `nextval` and `setval`.
+pub fn may_use_sequence(sql: &[u8]) -> bool {
+    [b"currval", b"lastval", b"nextval"].iter().any(|word| holds(sql, *word, 4)) || holds(sql, b"setval", 3)
+}
+
+/// Whether `word` stands anywhere in `text`, in any case; it is looked for by its letter at `rare`.
+fn holds(text: &[u8], word: &[u8], rare: usize) -> bool {
+    let Some(&letter) = word.get(rare) else { return false };
+    memchr::memchr2_iter(letter, letter.to_ascii_uppercase(), text).any(|at| {
+        let start = at.checked_sub(rare);
+        let found = start.and_then(|start| text.get(start..)?.get(..word.len()));
+        found.is_some_and(|found| found.eq_ignore_ascii_case(word))
+    })
+}
