@@ -13,11 +13,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 rounds=${1:-3} seconds=${2:-2}
 need_postgres
 command -v curl >/dev/null || apt_install curl
-pgsteer=${PGSTEER:-}
-if [ -z "$pgsteer" ]; then
-    need_rust
-    pgsteer=$(release_build "$here")
-fi
+need_pgsteer "$here"
 bindir=$(postgres_bindir)
 ticks=$(getconf CLK_TCK)
 

@@ -223,7 +223,7 @@ check_pgbench() {
     done
 }
 
-pgsteer=${PGSTEER:-$(release_build "$here")}
+need_pgsteer "$here"
 start_all
 for part in "${parts[@]}"; do
     fresh_database

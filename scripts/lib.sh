@@ -80,6 +80,15 @@ release_build() {
     printf '%s/release/pgsteer\n' "${CARGO_TARGET_DIR:-$1/target}"
 }
 
+# Sets $pgsteer, the program under test: $PGSTEER, else a release build of the tree given.
+need_pgsteer() {
+    pgsteer=${PGSTEER:-}
+    if [ -z "$pgsteer" ]; then
+        need_rust
+        pgsteer=$(release_build "$1")
+    fi
+}
+
 # PostgreSQL refuses to run as root: its programs run as this account then.
 as_postgres() {
     if is_root; then

@@ -13,11 +13,7 @@ clients=${1:-2000}
 limit_kb=6
 need_postgres
 command -v curl >/dev/null || apt_install curl
-pgsteer=${PGSTEER:-}
-if [ -z "$pgsteer" ]; then
-    need_rust
-    pgsteer=$(release_build "$here")
-fi
+need_pgsteer "$here"
 bindir=$(postgres_bindir)
 # Each client with a backend is two sockets of the proxy.
 files=$((clients * 2 + 500))

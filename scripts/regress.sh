@@ -178,7 +178,7 @@ chmod -R a+rX "$tree"
 server_port=$(free_port)
 init_server "max_connections = 100" "max_prepared_transactions = 10"
 if [ $direct_only = no ]; then
-    pgsteer=${PGSTEER:-$(release_build "$here")}
+    need_pgsteer "$here"
     start_pgsteer
 fi
 

@@ -15,11 +15,7 @@ need_postgres
 for tool in curl strace; do
     command -v "$tool" >/dev/null || apt_install "$tool"
 done
-pgsteer=${PGSTEER:-}
-if [ -z "$pgsteer" ]; then
-    need_rust
-    pgsteer=$(release_build "$here")
-fi
+need_pgsteer "$here"
 bindir=$(postgres_bindir)
 
 run=$(mktemp -d)

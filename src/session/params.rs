@@ -28,7 +28,7 @@ const FIXED: [&str; 8] = [
     "scram_iterations",
 ];
 
-/// Causes that the server can be asked about.
+/// Causes that the server can be asked about, in the order of its answer.
 pub const ASKABLE: [PinCause; 4] =
     [PinCause::AdvisoryLock, PinCause::HeldCursor, PinCause::Listen, PinCause::TempTable];
 

@@ -154,6 +154,11 @@ impl Prepared {
         self.named.get(name)
     }
 
+    /// A named statement whose message is kept, so that it can be prepared on any backend.
+    pub fn kept(&self, name: &[u8]) -> Option<&Statement> {
+        self.get(name).filter(|statement| !statement.message.is_empty())
+    }
+
     /// True when a statement is there that cannot be prepared again elsewhere.
     pub fn has_unkept(&self) -> bool {
         self.unkept > 0 || (self.unnamed.is_there && self.unnamed.message.is_empty())

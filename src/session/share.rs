@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::attach::{Attempt, NoBackend, is_lost};
 use super::limbo::Limbo;
+use super::params::ASKABLE;
 use super::relay::{Event, Look};
 use super::restore::{self, RestoreError};
 use super::run::{Attached, Flow, Session};
@@ -20,7 +21,7 @@ use super::sharing::Plan;
 use crate::metrics::Counter;
 use crate::pool::{Applied, Backend, Change, PoolKey, Statements, Verdict};
 use crate::route::{Target, Wants};
-use crate::sql::{PinCause, Pins};
+use crate::sql::Pins;
 use crate::topology::{Epoch, NodeId, Topology};
 use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
@@ -44,13 +45,18 @@ pub(super) struct Slow {
 }
 
 impl Home {
-    /// The pool and node of a backend just taken.
-    pub(super) fn of(attached: &Attached) -> Self {
-        Self {
-            key: Arc::clone(&attached.backend.key),
-            on_primary: attached.on_primary,
-            epoch: attached.epoch,
-            start_time: attached.start_time,
+    /// A backend from there, for a session that asked for this kind of node.
+    fn attached(&self, backend: Backend, wants: Wants) -> Attached {
+        Attached {
+            node: self.node(),
+            epoch: self.epoch,
+            on_primary: self.on_primary,
+            was_standby: backend.params.get("in_hot_standby") == Some("on"),
+            endpoint_standby: wants == Wants::Standby,
+            start_time: self.start_time,
+            broken: false,
+            flushed: true,
+            backend,
         }
     }
 
@@ -76,18 +82,7 @@ impl Session {
             self.ctx.registry.release(backend, Verdict::Clean);
             return false;
         }
-        let was_standby = self.state.hot_standby == Some(true);
-        let attached = Attached {
-            node: home.node(),
-            epoch: home.epoch,
-            on_primary: home.on_primary,
-            was_standby,
-            endpoint_standby: self.login.wants == Wants::Standby,
-            start_time: home.start_time,
-            broken: false,
-            flushed: true,
-            backend,
-        };
+        let attached = home.attached(backend, self.login.wants);
         self.share(attached, change);
         true
     }
@@ -145,19 +140,14 @@ impl Session {
                 };
             }
         };
-        let node = topology.node(target.node());
-        let attached = Attached {
-            node: target.node(),
+        let home = Home {
+            key: Arc::clone(&backend.key),
+            on_primary: topology.primary == Some(node),
             epoch: topology.epoch,
-            on_primary: topology.primary == Some(target.node()),
-            was_standby: backend.params.get("in_hot_standby") == Some("on"),
-            endpoint_standby: self.login.wants == Wants::Standby,
-            start_time: node.and_then(|node| node.start_time),
-            broken: false,
-            flushed: true,
-            backend,
+            start_time: topology.node(node).and_then(|node| node.start_time),
         };
-        self.home = Some(Box::new(Home::of(&attached)));
+        let attached = home.attached(backend, wants);
+        self.home = Some(Box::new(home));
         self.share(attached, change);
         Ok(Attempt::Attached)
     }
@@ -309,7 +299,7 @@ impl Session {
         match restore::ask(&mut attached.backend, PIN_QUESTION, deadline).await {
             Ok(Some(answers)) => {
                 let mut hold = Pins::default();
-                for (cause, answer) in PIN_ANSWERS.into_iter().zip(answers) {
+                for (cause, answer) in ASKABLE.into_iter().zip(answers) {
                     if answer == b't' && asked.contains(cause) {
                         hold.insert(cause);
                     }
@@ -364,12 +354,9 @@ impl Session {
     }
 }
 
-/// Tells by a `t` or `f` for each of [`PIN_ANSWERS`] whether the session has any.
+/// Tells by a `t` or `f` for each of [`ASKABLE`] whether the session has any.
 const PIN_QUESTION: &str = "SELECT pg_catalog.concat(\
     EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
     EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
     EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
     EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()))";
-
-const PIN_ANSWERS: [PinCause; 4] =
-    [PinCause::AdvisoryLock, PinCause::HeldCursor, PinCause::Listen, PinCause::TempTable];

@@ -6,7 +6,7 @@
 
 mod names;
 
-use names::{name_len, push_name};
+use names::{encode_named, name_len, push_name};
 
 use super::pipeline::{Own, Parsing, Request};
 use super::prepared::{SharedEffects, Statement, Undo};
@@ -287,7 +287,7 @@ impl State {
     /// SQL's EXECUTE or DEALLOCATE of a statement of the protocol, with the name that it has on this backend.
     fn named_by_sql(&mut self, sql: &[u8]) -> Option<Vec<u8>> {
         let (name, place) = glance::statement_name(sql, self.params.standard_strings())?;
-        self.prepared.get(&name).filter(|statement| !statement.message.is_empty())?;
+        self.prepared.kept(&name)?;
         let number = self.number_of(&name);
         let quoted = format!("\"{NAME_PREFIX}{number}\"").into_bytes();
         Some([sql.get(..place.start)?, &quoted, sql.get(place.end..)?].concat())
@@ -306,7 +306,7 @@ impl State {
         }
         self.doubt();
         let head = HEADER_LEN + parse.name.len() + 1;
-        if self.prepared.get(parse.name).is_some_and(|known| !known.message.is_empty()) {
+        if self.prepared.kept(parse.name).is_some() {
             // The server will refuse it, as it should.
             let number = self.number_of(parse.name);
             self.parse_head(message.len() - head, number);
@@ -317,7 +317,7 @@ impl State {
         let (id, is_there) = self.identity_for_parse(message.get(head..).unwrap_or_default());
         let statement = Statement { message: message.into(), effects, id };
         let undo = self.prepared.insert(parse.name, statement);
-        if self.prepared.get(parse.name).is_some_and(|kept| kept.message.is_empty()) {
+        if self.prepared.kept(parse.name).is_none() {
             self.sent(Request::Parse(Box::new(Parsing { undo: Some(undo), ..Parsing::default() })));
             return Plan::Pass;
         }
@@ -367,9 +367,7 @@ impl State {
         let plan = match frontend::named(body) {
             Some(Named::Statement(name)) => self.number_for_use(name).map(|number| {
                 if let Some((out, _)) = self.out() {
-                    encode::header(out, b'D', 1 + name_len(number));
-                    out.push(b'S');
-                    push_name(out, number);
+                    encode_named(out, b'D', number);
                 }
                 Plan::Instead
             }),
@@ -395,7 +393,7 @@ impl State {
             return Plan::Pass;
         }
         self.doubt();
-        let shared = self.prepared.get(name).is_some_and(|statement| !statement.message.is_empty());
+        let shared = self.prepared.kept(name).is_some();
         let undo = Some(Box::new(self.prepared.remove(name)));
         if shared {
             // It stays prepared for others.

@@ -24,7 +24,7 @@ impl State {
             self.bring_unnamed();
             return None;
         }
-        let shared = self.prepared.get(name).is_some_and(|statement| !statement.message.is_empty());
+        let shared = self.prepared.kept(name).is_some();
         shared.then(|| self.number_of(name))
     }
 
@@ -61,9 +61,7 @@ impl State {
 
     fn close(&mut self, number: u32) {
         if let Some((out, _)) = self.out() {
-            encode::header(out, b'C', 1 + name_len(number));
-            out.push(b'S');
-            push_name(out, number);
+            encode_named(out, b'C', number);
         }
         self.sent(Request::Own(Own::Close(Some(number))));
     }
@@ -226,6 +224,13 @@ impl State {
 /// The beginning of a Parse under a number; `rest` bytes of text and types follow.
 fn encode_parse_head(out: &mut Vec<u8>, rest: usize, number: u32) {
     encode::header(out, b'P', name_len(number) + rest);
+    push_name(out, number);
+}
+
+/// A Describe or Close (by its tag) of the shared statement of this number.
+pub(super) fn encode_named(out: &mut Vec<u8>, tag: u8, number: u32) {
+    encode::header(out, tag, 1 + name_len(number));
+    out.push(b'S');
     push_name(out, number);
 }
 
