@@ -16,7 +16,7 @@ use pgsteer::config::{NodeAddress, Settings, TlsMode};
 use pgsteer::drain::Tasks;
 use pgsteer::metrics::Metrics;
 use pgsteer::net::tls::ServerTlsContext;
-use pgsteer::pool::{Credentials, PoolKey, Registry, StartupSet, Verdict};
+use pgsteer::pool::{Claim, Credentials, PoolKey, Registry, StartupSet, Verdict};
 use pgsteer::scram::client::{Binding, Client, Secret};
 use pgsteer::scram::server::{Offer, Server};
 use pgsteer::scram::{NONCE_BYTES, Verifier};
@@ -120,7 +120,7 @@ fn checkout_and_checkin(bencher: Bencher) {
     let deadline = Instant::now() + Duration::from_mins(5);
     let turn = || {
         runtime.block_on(async {
-            let backend = registry.lease(&key, &credentials, deadline).await.unwrap();
+            let backend = registry.lease(&key, Claim::Full, &credentials, deadline).await.unwrap();
             registry.release(backend, Verdict::Clean);
         });
     };

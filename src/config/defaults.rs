@@ -146,6 +146,8 @@ impl Default for Pool {
             wait_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(10),
             lifetime: Duration::from_hours(1),
+            min_idle: 0,
+            reserve: 2,
             warm: 2,
             max_waiters: 10_000,
             max_startup_sets: 64,

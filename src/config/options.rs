@@ -296,6 +296,11 @@ pub const OPTIONS: &[OptionSpec] = &[
         "A backend that nobody used for this long is closed."),
     option("pool.lifetime", Kind::Duration, "\"1h\"", Class::Live,
         "A backend older than this is not used again; with 0 every session gets a new one."),
+    option("pool.min_idle", Kind::Number, "0", Class::Live,
+        "Idle backends kept open in each pool in use, however long they are idle."),
+    option("pool.reserve", Kind::Number, "2", Class::Live,
+        "Backends of `size` and `max_backends_per_node` that reads do not get at the primary when they go there for want \
+         of a standby; at most a quarter."),
     option("pool.warm", Kind::Number, "2", Class::Live,
         "Backends per pool in use kept open on every standby, so that a promotion finds them."),
     option("pool.max_waiters", Kind::Number, "10000", Class::Live,

@@ -209,6 +209,8 @@ fn pool(lines: &mut Lines, settings: &Settings) {
     lines.put("pool.wait_timeout", format_duration(pool.wait_timeout));
     lines.put("pool.idle_timeout", format_duration(pool.idle_timeout));
     lines.put("pool.lifetime", format_duration(pool.lifetime));
+    lines.put("pool.min_idle", pool.min_idle);
+    lines.put("pool.reserve", pool.reserve);
     lines.put("pool.warm", pool.warm);
     lines.put("pool.max_waiters", pool.max_waiters);
     lines.put("pool.max_startup_sets", pool.max_startup_sets);

@@ -12,14 +12,18 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::key::PoolKey;
+use super::waits::Waits;
 
 mod queue;
+mod upkeep;
+
+pub(super) use upkeep::Standing;
 
 #[cfg(test)]
 mod tests;
 
 /// The limits in force; see `[pool]` in the settings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
     /// Backends per node, database and user.
     pub(super) size: usize,
@@ -29,6 +33,17 @@ pub(super) struct Limits {
     pub(super) connecting: usize,
     /// Waiting sessions per node, database and user.
     pub(super) waiters: usize,
+    /// Places of the first two that are not for [`Claim::Spare`].
+    pub(super) reserve: usize,
+}
+
+/// What a session may have of the limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Every place there is.
+    Full,
+    /// Only what is left beyond `pool.reserve`: reads at the primary for want of a standby.
+    Spare,
 }
 
 /// Where a backend is in its life. Every phase but `Gone` counts against the limits.
@@ -66,6 +81,7 @@ pub(super) enum Checkout<T> {
     Wait(PoolId, u64, oneshot::Receiver<Grant<T>>),
 }
 
+/// An idle backend.
 pub(super) struct Idle<T> {
     pub(super) item: T,
     pub(super) since: Instant,
@@ -80,7 +96,16 @@ struct Pool<T> {
     opening: usize,
     closing: usize,
     waiting: usize,
+    /// Sessions that take backends of it for their transactions.
+    settled: usize,
     used: Instant,
+    waits: Waits,
+}
+
+impl<T> Pool<T> {
+    fn in_use(&self, since: Instant) -> bool {
+        self.active + self.waiting + self.settled > 0 || self.used >= since
+    }
 }
 
 /// All pools of one node, database and user.
@@ -88,15 +113,19 @@ struct Pool<T> {
 struct Account<T> {
     node: usize,
     total: usize,
+    idle: usize,
     opening: usize,
     closing: usize,
     waiters: VecDeque<Waiter<T>>,
+    /// Of the waiters, those of [`Claim::Spare`].
+    spare: usize,
     pools: Vec<usize>,
 }
 
 #[derive(Default)]
 struct Node {
     total: usize,
+    idle: usize,
     opening: usize,
     closing: usize,
     waiting: usize,
@@ -106,19 +135,9 @@ struct Node {
 struct Waiter<T> {
     id: u64,
     pool: usize,
+    claim: Claim,
     since: Instant,
     sender: oneshot::Sender<Grant<T>>,
-}
-
-/// What of a pool the janitor and SHOW look at.
-pub(super) struct Figures {
-    pub(super) key: Arc<PoolKey>,
-    pub(super) active: usize,
-    pub(super) idle: usize,
-    pub(super) opening: usize,
-    pub(super) closing: usize,
-    pub(super) waiting: usize,
-    pub(super) first_waits_since: Option<Instant>,
 }
 
 /// How much room there is for one more backend of an account.
@@ -143,6 +162,8 @@ pub(super) struct Book<T> {
     free_accounts: Vec<usize>,
     nodes: Vec<Node>,
     last_waiter: u64,
+    /// Room for a list of queues, kept between calls.
+    heads: Vec<(u64, usize)>,
 }
 
 impl<T> Book<T> {
@@ -156,12 +177,8 @@ impl<T> Book<T> {
             free_accounts: Vec::new(),
             nodes: Vec::new(),
             last_waiter: 0,
+            heads: Vec::new(),
         }
-    }
-
-    /// Replaces the limits. Backends beyond a lowered limit go as they become free.
-    pub(super) fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
     }
 
     /// A session wants a backend: an idle one of its thread, an idle one, a new one, or its turn. The items returned are
@@ -169,42 +186,64 @@ impl<T> Book<T> {
     pub(super) fn checkout(
         &mut self,
         key: &Arc<PoolKey>,
+        claim: Claim,
         home: ThreadId,
         now: Instant,
     ) -> (Checkout<T>, Vec<T>) {
         let pool = self.enter(key, now);
         self.pools[pool].used = now;
         let id = PoolId(pool);
-        if self.pools[pool].waiting == 0
+        let account = self.pools[pool].account;
+        let allowed = self.is_allowed(account, claim);
+        if allowed
+            && self.pools[pool].waiting == 0
             && let Some(item) = self.take_idle(pool, Some(home))
         {
             self.shift(pool, Phase::Idle, Phase::Active);
+            self.pools[pool].waits.at_once();
             return (Checkout::Now(id, Grant::Item(item)), Vec::new());
         }
-        let account = self.pools[pool].account;
         let waiting = self.accounts[account].waiters.len();
-        if waiting == 0 && self.room(account) == Room::Enough {
+        if allowed && waiting == 0 && self.room(account) == Room::Enough {
             self.shift(pool, Phase::Gone, Phase::Opening);
             return (Checkout::Now(id, Grant::Open), Vec::new());
         }
         if waiting >= self.limits.waiters {
             return (Checkout::Full, Vec::new());
         }
-        let (waiter, receiver) = self.push_waiter(pool, now);
+        let (waiter, receiver) = self.push_waiter(pool, claim, now);
         let evicted = self.pump(self.accounts[account].node, now);
         (Checkout::Wait(id, waiter, receiver), evicted)
     }
 
-    /// An idle one of that pool, if it has one and nobody waits.
-    pub(super) fn checkout_idle(&mut self, key: &PoolKey, home: ThreadId, now: Instant) -> Option<T> {
-        let pool = *self.by_key.get(key)?;
+    /// An idle one of a pool with settled sessions, if it has one and nobody waits.
+    pub(super) fn checkout_idle(
+        &mut self,
+        pool: PoolId,
+        claim: Claim,
+        home: ThreadId,
+        now: Instant,
+    ) -> Option<T> {
+        let PoolId(pool) = pool;
         self.pools[pool].used = now;
-        if self.pools[pool].waiting > 0 {
+        if self.pools[pool].waiting > 0 || !self.is_allowed(self.pools[pool].account, claim) {
             return None;
         }
         let item = self.take_idle(pool, Some(home))?;
         self.shift(pool, Phase::Idle, Phase::Active);
+        self.pools[pool].waits.at_once();
         Some(item)
+    }
+
+    /// A session takes backends of that pool from now on: the pool stays until the session is unsettled.
+    pub(super) fn settle(&mut self, pool: PoolId) {
+        self.pools[pool.0].settled += 1;
+    }
+
+    /// A settled session takes no more backends of that pool.
+    pub(super) fn unsettle(&mut self, pool: PoolId) {
+        let settled = &mut self.pools[pool.0].settled;
+        *settled = settled.saturating_sub(1);
     }
 
     /// A backend is free: for whoever waits for one of its pool, else idle. The items returned are to be closed.
@@ -239,41 +278,6 @@ impl<T> Book<T> {
         found.and_then(|at| self.pop_waiter(account, at)).is_some()
     }
 
-    /// Counts one more backend of that pool as opening, if nobody is in the way, fewer than `want` are idle or being
-    /// opened, and half of the node's limits are left for sessions.
-    pub(super) fn reserve(&mut self, key: &Arc<PoolKey>, want: usize, now: Instant) -> Option<PoolId> {
-        let pool = self.enter(key, now);
-        let (account, have) =
-            (self.pools[pool].account, self.pools[pool].idle.len() + self.pools[pool].opening);
-        let node = &self.nodes[self.accounts[account].node];
-        let modest = node.waiting == 0
-            && node.opening * 2 < self.limits.connecting.max(2)
-            && node.total * 2 < self.limits.per_node.max(2);
-        (have < want && modest && self.room(account) == Room::Enough).then(|| {
-            self.shift(pool, Phase::Gone, Phase::Opening);
-            PoolId(pool)
-        })
-    }
-
-    /// Takes out the idle items for which `judge` says so; they count as closing. `judge` gets the pool's key, the item,
-    /// and how many idle ones of the pool are newer.
-    pub(super) fn sweep(&mut self, mut judge: impl FnMut(&PoolKey, &mut Idle<T>, usize) -> bool) -> Vec<T> {
-        let mut taken = Vec::new();
-        for pool in 0..self.pools.len() {
-            let (key, idle) = (Arc::clone(&self.pools[pool].key), std::mem::take(&mut self.pools[pool].idle));
-            let count = idle.len();
-            for (at, mut one) in idle.into_iter().enumerate() {
-                if judge(&key, &mut one, count - 1 - at) {
-                    self.shift(pool, Phase::Idle, Phase::Closing);
-                    taken.push(one.item);
-                } else {
-                    self.pools[pool].idle.push_back(one);
-                }
-            }
-        }
-        taken
-    }
-
     /// Sends everybody away who waits for a backend of that node.
     pub(super) fn dismiss(&mut self, node: usize) {
         let accounts = self.nodes.get(node).map(|node| node.accounts.clone()).unwrap_or_default();
@@ -281,52 +285,6 @@ impl<T> Book<T> {
             while let Some(waiter) = self.pop_waiter(account, 0) {
                 // Nobody listens any more: then nobody needs to be told.
                 let _ = waiter.sender.send(Grant::Lost);
-            }
-        }
-    }
-
-    /// Whether a pool has been wanted since `since`, or is in use now.
-    pub(super) fn in_use(&self, key: &PoolKey, since: Instant) -> bool {
-        self.by_key.get(key).is_some_and(|pool| {
-            let pool = &self.pools[*pool];
-            pool.active + pool.waiting > 0 || pool.used >= since
-        })
-    }
-
-    /// All pools.
-    pub(super) fn figures(&self) -> Vec<Figures> {
-        let figures = |index: &usize| {
-            let pool = &self.pools[*index];
-            let waiters = &self.accounts[pool.account].waiters;
-            Figures {
-                key: Arc::clone(&pool.key),
-                active: pool.active,
-                idle: pool.idle.len(),
-                opening: pool.opening,
-                closing: pool.closing,
-                waiting: pool.waiting,
-                first_waits_since: waiters.iter().find(|one| one.pool == *index).map(|one| one.since),
-            }
-        };
-        self.by_key.values().map(figures).collect()
-    }
-
-    /// Forgets pools that have nothing and have not been wanted since `since`.
-    pub(super) fn prune(&mut self, since: Instant) {
-        let unused = |pool: &Pool<T>| {
-            pool.active + pool.opening + pool.closing + pool.waiting + pool.idle.len() == 0
-                && pool.used < since
-        };
-        let gone: Vec<usize> =
-            self.by_key.values().copied().filter(|index| unused(&self.pools[*index])).collect();
-        for index in gone {
-            let account = self.pools[index].account;
-            self.by_key.remove(&self.pools[index].key);
-            self.free_pools.push(index);
-            self.accounts[account].pools.retain(|pool| *pool != index);
-            if self.accounts[account].pools.is_empty() {
-                self.nodes[self.accounts[account].node].accounts.retain(|one| *one != account);
-                self.free_accounts.push(account);
             }
         }
     }
@@ -345,7 +303,9 @@ impl<T> Book<T> {
             opening: 0,
             closing: 0,
             waiting: 0,
+            settled: 0,
             used: now,
+            waits: Waits::default(),
         };
         let index = place(&mut self.pools, &mut self.free_pools, fresh);
         self.accounts[account].pools.push(index);
@@ -365,8 +325,16 @@ impl<T> Book<T> {
         if let Some(found) = self.nodes[node].accounts.iter().find(same) {
             return *found;
         }
-        let fresh =
-            Account { node, total: 0, opening: 0, closing: 0, waiters: VecDeque::new(), pools: Vec::new() };
+        let fresh = Account {
+            node,
+            total: 0,
+            idle: 0,
+            opening: 0,
+            closing: 0,
+            waiters: VecDeque::new(),
+            spare: 0,
+            pools: Vec::new(),
+        };
         let index = place(&mut self.accounts, &mut self.free_accounts, fresh);
         self.nodes[node].accounts.push(index);
         index
@@ -394,7 +362,7 @@ impl<T> Book<T> {
         }
     }
 
-    /// The only place where backends change their phase in the accounts. Idle ones are counted by their list.
+    /// The only place where backends change their phase in the accounts. The idle ones of a pool are counted by its list.
     fn shift(&mut self, pool: usize, from: Phase, to: Phase) {
         let account = self.pools[pool].account;
         let node = self.accounts[account].node;
@@ -414,7 +382,8 @@ impl<T> Book<T> {
                 Phase::Opening => {
                     [&mut pool.opening, &mut account.opening, &mut node.opening].into_iter().for_each(add);
                 }
-                Phase::Gone | Phase::Idle => {}
+                Phase::Idle => [&mut account.idle, &mut node.idle].into_iter().for_each(add),
+                Phase::Gone => {}
             }
         }
     }

@@ -17,6 +17,8 @@ pub(super) enum Mood {
     /// As it should.
     #[default]
     Good,
+    /// Takes its time for a login.
+    Slow,
     /// Reports a parameter after DISCARD ALL that it did not report at login.
     Drifts,
     /// The first statement is cancelled, as by a late CancelRequest.
@@ -35,6 +37,8 @@ pub(super) enum Mood {
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) logins: AtomicUsize,
+    pub(super) logging_in: AtomicUsize,
+    pub(super) most_logging_in: AtomicUsize,
     pub(super) open: AtomicUsize,
     pub(super) most_open: AtomicUsize,
     pub(super) discards: AtomicUsize,
@@ -100,6 +104,12 @@ async fn serve(mut socket: TcpStream, mood: Mood, in_recovery: bool, seen: &Seen
             PgError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
                 .encode(&mut out);
             return socket.write_all(&out).await;
+        }
+        Mood::Slow => {
+            let logging_in = seen.logging_in.fetch_add(1, Ordering::SeqCst) + 1;
+            seen.most_logging_in.fetch_max(logging_in, Ordering::SeqCst);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            seen.logging_in.fetch_sub(1, Ordering::SeqCst);
         }
         _ => {}
     }

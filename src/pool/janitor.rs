@@ -1,4 +1,5 @@
-//! The timed upkeep of the pools: what is too old, too long idle, broken or of an old epoch goes; standbys are kept warm.
+//! The timed upkeep of the pools: what is too old, too long idle, broken or of an old epoch goes; standbys are kept warm,
+//! and pools in use at their `min_idle`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::backend::Backend;
-use super::book::{Idle, Phase};
+use super::book::{Idle, Phase, Standing};
 use super::error::LeaseError;
 use super::key::PoolKey;
 use super::lease::Place;
@@ -17,6 +18,8 @@ use crate::topology::{Health, NodeId, Role, Topology};
 
 /// How often it looks.
 const ROUND: Duration = Duration::from_millis(500);
+/// Quantiles of waits cover this time and the one before.
+const WINDOW: Duration = Duration::from_mins(1);
 /// After a warm login failed at a node, the next try.
 const WARM_RETRY: Duration = Duration::from_secs(2);
 /// How long a secret that opened a backend outlives its refusal by another node: several times what reads tolerate of lag.
@@ -27,6 +30,7 @@ pub(super) async fn run(registry: Arc<Registry>) {
     let mut changes = registry.store.subscribe();
     let start = registry.store.load();
     let mut seen = (start.epoch, start.primary);
+    let mut window_ends = Instant::now() + WINDOW;
     drop(start);
     loop {
         tokio::select! {
@@ -44,39 +48,43 @@ pub(super) async fn run(registry: Arc<Registry>) {
         }
         registry.on_topology(&topology);
         registry.tidy();
+        if Instant::now() >= window_ends {
+            locked(&registry.book).rotate_waits();
+            window_ends = Instant::now() + WINDOW;
+        }
     }
-    registry.close_idle(Counter::BackendShutdown, |_, _, _| true);
+    registry.close_idle(Counter::BackendShutdown, |_, _| true);
 }
 
 impl Registry {
-    /// Retires backends of an old epoch and of fenced nodes, and opens warm ones on standbys. The janitor does so by
-    /// itself after every change.
+    /// Retires backends of an old epoch and of fenced nodes, and opens warm ones on standbys and what is missing to
+    /// `pool.min_idle`. The janitor does so by itself after every change.
     pub fn on_topology(self: &Arc<Self>, topology: &Topology) {
-        self.close_idle(Counter::BackendEpoch, |key, one, _| {
-            let fenced =
-                topology.node(key.node).is_none_or(|node| matches!(node.role, Role::Stranger | Role::Zombie));
+        self.close_idle(Counter::BackendEpoch, |pool, one| {
+            let node = topology.node(pool.key.node);
+            let fenced = node.is_none_or(|node| matches!(node.role, Role::Stranger | Role::Zombie));
             fenced || (one.item.opened_on_primary && one.item.epoch != topology.epoch)
         });
-        let standbys = topology.nodes.iter().filter(|node| {
-            node.role == Role::Standby && node.health == Health::Up && topology.primary != Some(node.id)
-        });
-        for node in standbys {
-            self.warm(node.id);
+        for node in topology.nodes.iter().filter(|node| node.health == Health::Up) {
+            let primary = topology.primary == Some(node.id);
+            if primary || node.role == Role::Standby {
+                self.fill(node.id, primary);
+            }
         }
     }
 
     /// Closes what is idle in one pool: its role is no longer who it was.
     pub fn dismiss_idle(self: &Arc<Self>, of: &PoolKey) {
-        self.close_idle(Counter::BackendDirty, |key, _, _| key == of);
+        self.close_idle(Counter::BackendDirty, |pool, _| pool.key == of);
     }
 
     /// Closes the idle backends for which `judge` says so.
     fn close_idle(
         self: &Arc<Self>,
         reason: Counter,
-        judge: impl FnMut(&PoolKey, &mut Idle<Backend>, usize) -> bool,
+        judge: impl FnMut(&Standing<'_>, &mut Idle<Backend>) -> bool,
     ) {
-        let taken = locked(&self.book).sweep(judge);
+        let taken = locked(&self.book).sweep(self.in_use_since(), judge);
         for mut backend in taken {
             backend.phase = Phase::Closing;
             self.finish(backend, reason);
@@ -84,21 +92,29 @@ impl Registry {
     }
 
     /// One round: broken, old and long-idle backends, forgotten recipes and pools, new limits, figures.
-    fn tidy(self: &Arc<Self>) {
+    pub(super) fn tidy(self: &Arc<Self>) {
         let settings = self.settings.load_full();
         let now = Instant::now();
-        locked(&self.book).set_limits(limits(&settings));
-        self.close_idle(Counter::BackendBroken, |_, one, _| !one.item.stream.is_quiet());
-        self.close_idle(Counter::BackendLifetime, |_, one, _| now >= one.item.expires);
-        let since = now.checked_sub(settings.pool.idle_timeout).unwrap_or(now);
+        let evicted = locked(&self.book).set_limits(limits(&settings), now);
+        self.close_evicted(evicted);
+        self.close_idle(Counter::BackendBroken, |_, one| !one.item.stream.is_quiet());
+        self.close_idle(Counter::BackendLifetime, |_, one| now >= one.item.expires);
+        let since = self.in_use_since();
         let used = self.used_recipes(since);
-        self.close_idle(Counter::BackendIdle, |key, one, newer| {
+        let (warm, min_idle) = (settings.pool.warm, settings.pool.min_idle);
+        self.close_idle(Counter::BackendIdle, |pool, one| {
+            let kept = pool.in_use && pool.newer < min_idle;
             // What is kept warm is kept also after its standby has become the primary.
-            let warm = newer < settings.pool.warm && used.contains(&Who::of(key));
-            one.since < since && !warm
+            one.since < since && !kept && !(pool.newer < warm && used.contains(&Who::of(pool.key)))
         });
         locked(&self.book).prune(since);
         self.publish_figures();
+    }
+
+    /// A pool that nobody has wanted since then is out of use.
+    fn in_use_since(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_sub(self.settings.load().pool.idle_timeout).unwrap_or(now)
     }
 
     /// Recipes whose clients are there, or were there not long ago; the others are forgotten.
@@ -122,10 +138,14 @@ impl Registry {
             .collect()
     }
 
-    /// Opens what is missing to `pool.warm` backends of every recipe at that standby.
-    fn warm(self: &Arc<Self>, node: NodeId) {
-        let want = self.settings.load().pool.warm;
-        let now = Instant::now();
+    /// Opens what is missing to `pool.warm` backends of every recipe at a standby, and to `pool.min_idle` of the pools in
+    /// use at that node.
+    fn fill(self: &Arc<Self>, node: NodeId, primary: bool) {
+        let (warm, min_idle) = {
+            let pool = &self.settings.load().pool;
+            (if primary { 0 } else { pool.warm }, pool.min_idle)
+        };
+        let (now, since) = (Instant::now(), self.in_use_since());
         let wanted: Vec<_> = {
             let recipes = locked(&self.recipes);
             let due = recipes.iter().filter(|(_, recipe)| {
@@ -135,8 +155,10 @@ impl Registry {
         };
         for (who, credentials) in wanted {
             let key = Arc::new(who.at(node));
+            let in_use = min_idle > warm && locked(&self.book).in_use(&key, since);
+            let want = if in_use { min_idle } else { warm };
             loop {
-                let reserved = locked(&self.book).reserve(&key, want, now);
+                let reserved = if want > 0 { locked(&self.book).reserve(&key, want, now) } else { None };
                 let Some(pool) = reserved else { break };
                 let place = Place::new(self, pool);
                 let (this, key, who) = (Arc::clone(self), Arc::clone(&key), who.clone());

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::applied::Applied;
 use super::backend::{Backend, Info};
-use super::book::{Checkout, Grant, Phase, PoolId};
+use super::book::{Checkout, Claim, Grant, Phase, PoolId};
 use super::cancel::CancelGate;
 use super::credentials::Credentials;
 use super::error::LeaseError;
@@ -90,12 +90,13 @@ impl Registry {
     pub async fn lease(
         self: &Arc<Self>,
         key: &Arc<PoolKey>,
+        claim: Claim,
         credentials: &Arc<Credentials>,
         deadline: Instant,
     ) -> Result<Backend, LeaseError> {
         let started = Instant::now();
-        let result = self.acquire(key, credentials, deadline).await;
-        self.metrics.control().record(Latency::Checkout, started.elapsed());
+        let result = self.acquire(key, claim, credentials, deadline).await;
+        locked(&self.book).note_wait(key, started.elapsed());
         if let Err(error) = &result {
             self.metrics.count(match error {
                 LeaseError::Epoch => Counter::CheckoutEpoch,
@@ -107,28 +108,16 @@ impl Registry {
         result
     }
 
-    /// An idle backend of that pool, if nobody waits for one: what [`Registry::lease`] would give at once. For sessions
-    /// that lease for every transaction: nothing is allocated, and no clock of waiting starts.
-    pub fn try_lease(self: &Arc<Self>, key: &PoolKey) -> Option<Backend> {
-        let home = std::thread::current().id();
-        loop {
-            let backend = locked(&self.book).checkout_idle(key, home, Instant::now())?;
-            if let Some(backend) = self.take(backend) {
-                self.metrics.count(Counter::BackendReused);
-                return Some(backend);
-            }
-        }
-    }
-
     async fn acquire(
         self: &Arc<Self>,
         key: &Arc<PoolKey>,
+        claim: Claim,
         credentials: &Arc<Credentials>,
         deadline: Instant,
     ) -> Result<Backend, LeaseError> {
         let mut credentials = Arc::clone(credentials);
         loop {
-            let (pool, grant) = self.turn(key, deadline).await?;
+            let (pool, grant) = self.turn(key, claim, deadline).await?;
             match grant {
                 Grant::Lost => return Err(LeaseError::Epoch),
                 Grant::Item(backend) => {
@@ -169,10 +158,11 @@ impl Registry {
     async fn turn(
         self: &Arc<Self>,
         key: &Arc<PoolKey>,
+        claim: Claim,
         deadline: Instant,
     ) -> Result<(PoolId, Grant<Backend>), LeaseError> {
         let home = std::thread::current().id();
-        let (checkout, evicted) = locked(&self.book).checkout(key, home, Instant::now());
+        let (checkout, evicted) = locked(&self.book).checkout(key, claim, home, Instant::now());
         // The turn is guarded before anything else can go wrong.
         let (pool, id, receiver) = match checkout {
             Checkout::Full => return Err(LeaseError::QueueFull),
@@ -187,7 +177,7 @@ impl Registry {
     }
 
     /// Checks an idle backend and makes it this thread's; `None` when it was not fit any more.
-    fn take(self: &Arc<Self>, mut backend: Backend) -> Option<Backend> {
+    pub(super) fn take(self: &Arc<Self>, mut backend: Backend) -> Option<Backend> {
         backend.phase = Phase::Active;
         if let Some(reason) = self.unfit(&mut backend) {
             self.close(backend, reason);

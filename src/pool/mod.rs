@@ -20,10 +20,13 @@ mod recipes;
 mod registry;
 mod reset;
 mod rows;
+mod seat;
 mod statements;
+mod waits;
 
 pub use applied::{Applied, Change, Setting};
 pub use backend::{Backend, Verdict};
+pub use book::Claim;
 pub use cancel::{CancelGate, CancelPass};
 pub use credentials::Credentials;
 pub use error::{LeaseError, ServerError};
@@ -31,6 +34,7 @@ pub use key::{PoolKey, StartupSet};
 pub use params::Params;
 pub use registry::Registry;
 pub use rows::{BackendRow, BackendState, PoolRow};
+pub use seat::Seat;
 pub use statements::{NAME_PREFIX, Slot, Standing, StatementId, Statements, Unnamed};
 
 #[cfg(test)]

@@ -60,6 +60,7 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         per_node: pool.max_backends_per_node.max(1),
         connecting: pool.max_connecting_per_node.max(1),
         waiters: pool.max_waiters,
+        reserve: pool.reserve,
     }
 }
 
@@ -355,6 +356,7 @@ impl Registry {
                 opening: figures.opening,
                 closing: figures.closing,
                 waiting: figures.waiting,
+                wait_p99: figures.wait_p99,
                 longest_wait: figures.first_waits_since.map_or(Duration::ZERO, |since| now - since),
             })
             .collect();

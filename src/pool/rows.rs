@@ -23,6 +23,8 @@ pub struct PoolRow {
     pub waiting: usize,
     /// How long the first of them has waited.
     pub longest_wait: Duration,
+    /// What 99 of 100 checkouts of the last one to two minutes have not waited longer than.
+    pub wait_p99: Duration,
 }
 
 /// What a backend does.

@@ -5,6 +5,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use super::directory::{Signal, Signals};
 use super::limbo::Limbo;
 use super::restore::{self, RestoreError};
 use super::run::{Attached, End, Flow, Session};
-use super::share::Home;
+use super::share::{self, Home};
 use crate::metrics::{Counter, Gauge, Latency};
-use crate::pool::{Backend, LeaseError, PoolKey, Registry, Verdict};
+use crate::pool::{Backend, LeaseError, Registry, Verdict};
 use crate::route::{self, NodeLoad, Policy, Refusal, Rng, Target, Wants};
 use crate::topology::{Health, NodeId, Nudge, Role, Topology};
 use crate::wire::encode;
@@ -236,10 +237,10 @@ impl Session {
         topology: &Topology,
         deadline: Instant,
     ) -> Result<Attempt, NoBackend> {
-        let node = target.node();
         let began = Instant::now();
         let wait_timeout = self.ctx.settings.load().pool.wait_timeout;
-        let leased = self.lease(node, deadline.min(began + wait_timeout)).await?;
+        let leased = self.lease(target, deadline.min(began + wait_timeout)).await?;
+        self.ctx.metrics.record(Latency::Checkout, began.elapsed());
         match leased {
             Ok(backend) => self.take(backend, target, topology, deadline).await,
             Err(error) => Self::lease_failed(error, began.elapsed()),
@@ -331,7 +332,7 @@ impl Session {
         node: NodeId,
         deadline: Instant,
     ) -> Result<restore::Changed, RestoreError> {
-        let store = std::sync::Arc::clone(&self.ctx.store);
+        let store = Arc::clone(&self.ctx.store);
         let wants = self.login.wants;
         let limit = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
         let mut changes = store.subscribe();
@@ -343,21 +344,17 @@ impl Session {
         }
     }
 
-    /// Leases a backend on `node` while the client is watched; a node that is no longer wanted ends the attempt.
+    /// Leases a backend on the target while the client is watched; a node that is no longer wanted ends the attempt.
     async fn lease(
         &mut self,
-        node: NodeId,
+        target: Target,
         deadline: Instant,
     ) -> Result<Result<Backend, LeaseError>, NoBackend> {
-        let key = std::sync::Arc::new(PoolKey {
-            node,
-            database: self.login.database.clone(),
-            user: self.login.user.clone(),
-            set: self.login.set.clone(),
-        });
-        let registry = std::sync::Arc::clone(&self.ctx.registry);
-        let credentials = std::sync::Arc::clone(&self.login.credentials);
-        let mut lease = pin!(registry.lease(&key, &credentials, deadline));
+        let (node, claim) = (target.node(), share::claim(self.login.wants, target));
+        let key = self.pool_at(node);
+        let registry = Arc::clone(&self.ctx.registry);
+        let credentials = Arc::clone(&self.login.credentials);
+        let mut lease = pin!(registry.lease(&key, claim, &credentials, deadline));
         loop {
             let step = poll_fn(|cx| match lease.as_mut().poll(cx) {
                 Poll::Ready(leased) => Poll::Ready(Step::Leased(leased)),

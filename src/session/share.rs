@@ -7,6 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 use tracing::warn;
@@ -18,8 +19,8 @@ use super::relay::{Event, Look};
 use super::restore::{self, RestoreError};
 use super::run::{Attached, Flow, Session};
 use super::sharing::Plan;
-use crate::metrics::Counter;
-use crate::pool::{Applied, Backend, Change, PoolKey, Statements, Verdict};
+use crate::metrics::{Counter, Latency};
+use crate::pool::{Applied, Backend, Change, Claim, PoolKey, Seat, Statements, Verdict};
 use crate::route::{Target, Wants};
 use crate::sql::Pins;
 use crate::topology::{Epoch, NodeId, Topology};
@@ -31,7 +32,7 @@ use crate::wire::frontend::Kind;
 /// Where a session's backends come from, as long as the topology does not change.
 #[derive(Debug)]
 pub(super) struct Home {
-    key: Arc<PoolKey>,
+    seat: Seat,
     on_primary: bool,
     epoch: Epoch,
     start_time: Option<i64>,
@@ -62,7 +63,12 @@ impl Home {
 
     /// Its node.
     pub(super) fn node(&self) -> NodeId {
-        self.key.node
+        self.seat.node()
+    }
+
+    /// Its pool.
+    pub(super) fn key(&self) -> &Arc<PoolKey> {
+        self.seat.key()
     }
 }
 
@@ -76,12 +82,13 @@ impl Session {
     pub(super) fn attach_at_once(&mut self) -> bool {
         let good = self.lost.is_none() && self.ctx.store.version() == self.seen_version;
         let Some(home) = self.home.as_deref().filter(|_| good && self.state.is_quiet()) else { return false };
-        let Some(backend) = self.ctx.registry.try_lease(&home.key) else { return false };
+        let Some(backend) = home.seat.try_lease() else { return false };
         let change = backend.applied.change_to(self.state.params.wanted());
         if change.as_ref().is_some_and(|change| change.unsure) {
             self.ctx.registry.release(backend, Verdict::Clean);
             return false;
         }
+        self.ctx.metrics.record(Latency::Checkout, Duration::ZERO);
         let attached = home.attached(backend, self.login.wants);
         self.share(attached, change);
         true
@@ -106,6 +113,19 @@ impl Session {
             // Nothing of the client's waits to be written while there is no backend.
             let inserted = self.up.insert(&change.messages);
             debug_assert!(inserted, "settings must come first");
+        }
+    }
+
+    /// The pool for this session at that node.
+    pub(super) fn pool_at(&self, node: NodeId) -> Arc<PoolKey> {
+        match self.home.as_deref().map(Home::key).filter(|key| key.node == node) {
+            Some(key) => Arc::clone(key),
+            None => Arc::new(PoolKey {
+                node,
+                database: self.login.database.clone(),
+                user: self.login.user.clone(),
+                set: self.login.set.clone(),
+            }),
         }
     }
 
@@ -140,16 +160,24 @@ impl Session {
                 };
             }
         };
-        let home = Home {
-            key: Arc::clone(&backend.key),
-            on_primary: topology.primary == Some(node),
-            epoch: topology.epoch,
-            start_time: topology.node(node).and_then(|node| node.start_time),
-        };
-        let attached = home.attached(backend, wants);
-        self.home = Some(Box::new(home));
+        let attached = self.settle(&backend, target, topology).attached(backend, wants);
         self.share(attached, change);
         Ok(Attempt::Attached)
+    }
+
+    /// The next backends come from where this one did.
+    fn settle(&mut self, backend: &Backend, target: Target, topology: &Topology) -> &Home {
+        let claim = claim(self.login.wants, target);
+        let seat = match self.home.take() {
+            Some(home) if home.seat.is_for(backend, claim) => home.seat,
+            _ => Seat::new(&self.ctx.registry, backend, claim),
+        };
+        self.home.insert(Box::new(Home {
+            seat,
+            on_primary: topology.primary == Some(target.node()),
+            epoch: topology.epoch,
+            start_time: topology.node(target.node()).and_then(|node| node.start_time),
+        }))
     }
 
     /// A message for a server that knows the session's statements by other names.
@@ -351,6 +379,14 @@ impl Session {
             }
         }
         Ok(change)
+    }
+}
+
+/// Reads at the primary leave writes their places.
+pub(super) fn claim(wants: Wants, target: Target) -> Claim {
+    match (wants, target) {
+        (Wants::Standby, Target::Primary(_)) => Claim::Spare,
+        _ => Claim::Full,
     }
 }
 

@@ -81,3 +81,31 @@ async fn a_login_that_waits_for_its_turn_gives_it_up_by_leaving() {
     drop(third);
     scene.finish().await;
 }
+
+#[tokio::test]
+async fn reads_without_a_standby_leave_the_primary_a_backend_for_writes() {
+    // No standby at all: whoever only reads goes to the primary.
+    let scene = scene(0, |spec| {
+        spec.raw("pool.size", "4").raw("pool.reserve", "1");
+    })
+    .await;
+    let mut readers = Vec::new();
+    for _ in 0..3 {
+        readers.push(soon("a reader", scene.raw_standby()).await);
+    }
+    let mut fourth = Raw::tcp(&scene.proxy.standby_address()).await;
+    fourth.send(&raw::startup(raw::V3_0, &[("user", "app"), ("database", "app")])).await;
+    let fourth = tokio::spawn(async move {
+        fourth.authenticate("app-secret").await;
+        fourth
+    });
+    waiting(&scene, true).await;
+    let mut writer = soon("a writer", scene.raw()).await;
+    assert_eq!(writer.value("CREATE TEMP TABLE written AS SELECT 1; SELECT 2").await, "2");
+    waiting(&scene, true).await;
+    drop((writer, readers.pop()));
+    let mut fourth = soon("the fourth reader", fourth).await.unwrap();
+    assert_eq!(fourth.value("SELECT 4").await, "4");
+    drop((fourth, readers));
+    scene.finish().await;
+}

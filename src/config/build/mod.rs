@@ -76,6 +76,8 @@ fn pool(pool: &Section<'_>) -> Pool {
         wait_timeout: pool.duration("wait_timeout", d.wait_timeout, WAIT),
         idle_timeout: pool.duration("idle_timeout", d.idle_timeout, WAIT),
         lifetime: pool.duration("lifetime", d.lifetime, WAIT_OR_NONE),
+        min_idle: pool.number("min_idle", d.min_idle, 0..=MAX_CONNECTIONS),
+        reserve: pool.number("reserve", d.reserve, 0..=MAX_CONNECTIONS),
         warm: pool.number("warm", d.warm, 0..=1000),
         max_waiters: pool.number("max_waiters", d.max_waiters, 0..=MAX_CONNECTIONS),
         max_startup_sets: pool.number("max_startup_sets", d.max_startup_sets, 1..=10_000),
@@ -98,9 +100,11 @@ fn pool_fits(pool: &Section<'_>, built: &Pool) {
         );
         pool.error("size", text);
     }
-    if built.warm > built.size && pool.has("warm") {
-        let text = format!("is {}, more than a pool may hold (pool.size is {})", built.warm, built.size);
-        pool.error("warm", format!("{text}; lower it"));
+    for (name, value) in [("warm", built.warm), ("min_idle", built.min_idle)] {
+        if value > built.size && pool.has(name) {
+            let text = format!("is {value}, more than a pool may hold (pool.size is {})", built.size);
+            pool.error(name, format!("{text}; lower it"));
+        }
     }
 }
 

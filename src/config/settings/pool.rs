@@ -21,6 +21,10 @@ pub struct Pool {
     pub idle_timeout: Duration,
     /// A backend is not used again after this age; zero: after its first session.
     pub lifetime: Duration,
+    /// Idle backends kept open in every pool in use, whatever their idle time.
+    pub min_idle: usize,
+    /// Of `size` and `max_backends_per_node`, what reads that go to the primary for want of a standby do not get.
+    pub reserve: usize,
     /// Backends per key in use kept open on every standby, so that a promotion finds them.
     pub warm: usize,
     /// Sessions in one queue; one more gets 53300 at once.
