@@ -35,7 +35,7 @@ pub use params::Params;
 pub use registry::Registry;
 pub use rows::{BackendRow, BackendState, PoolRow};
 pub use seat::Seat;
-pub use statements::{NAME_PREFIX, Slot, Standing, StatementId, Statements, Unnamed};
+pub use statements::{NAME_PREFIX, Shape, Slot, Standing, StatementId, Statements, Unnamed};
 
 #[cfg(test)]
 mod fake;

@@ -11,13 +11,24 @@ pub type StatementId = [u8; 16];
 /// How the names of ours begin.
 pub const NAME_PREFIX: &str = "pgsteer_";
 
+/// What a statement takes and returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// A digest of the types of its parameters, and the names and types of its columns.
+    pub digest: [u8; 16],
+    /// It has columns at all.
+    pub returns_rows: bool,
+}
+
 /// One statement on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// Part of its name: `pgsteer_7`.
+    /// Part of its name: `pgsteer_7`; never 0.
     pub number: u32,
     /// What the server has said of it.
     pub standing: Standing,
+    /// As it was when the statement was prepared: the server fails it as soon as it has another.
+    pub shape: Option<Shape>,
 }
 
 /// What is known of a statement that was sent to the server.
@@ -72,10 +83,12 @@ impl Statements {
         self.slots.get(id).copied()
     }
 
-    /// A number to prepare a statement under that is not there. What falls out for it is to be closed.
+    /// A number to prepare a statement under. What falls out for it is to be closed; so is the same statement as it was
+    /// prepared before.
     pub fn add(&mut self, id: StatementId) -> u32 {
-        self.last = self.last.wrapping_add(1);
-        self.slots.push(id, Slot { number: self.last, standing: Standing::Asked });
+        self.last = self.last.wrapping_add(1).max(1);
+        let slot = Slot { number: self.last, standing: Standing::Asked, shape: None };
+        self.closing.extend(self.slots.push(id, slot).map(|(_, before)| before.number));
         while self.slots.len() > self.limit
             && self.slots.peek_lru().is_some_and(|(_, slot)| slot.standing == Standing::Confirmed)
         {
@@ -88,6 +101,13 @@ impl Statements {
     pub fn confirm(&mut self, id: &StatementId, number: u32) {
         if let Some(slot) = self.slots.peek_mut(id).filter(|slot| slot.number == number) {
             slot.standing = Standing::Confirmed;
+        }
+    }
+
+    /// The server has said what it takes and returns.
+    pub fn describe(&mut self, id: &StatementId, number: u32, shape: Shape) {
+        if let Some(slot) = self.slots.peek_mut(id).filter(|slot| slot.number == number) {
+            slot.shape = Some(shape);
         }
     }
 
@@ -169,7 +189,10 @@ mod tests {
         let second = statements.add([1; 16]);
         statements.confirm(&[1; 16], first);
         statements.remove(&[1; 16], first);
-        assert_eq!(statements.find(&[1; 16]), Some(Slot { number: second, standing: Standing::Asked }));
+        assert_eq!(
+            statements.find(&[1; 16]),
+            Some(Slot { number: second, standing: Standing::Asked, shape: None })
+        );
         statements.remove(&[1; 16], second);
         assert!(statements.is_empty());
     }

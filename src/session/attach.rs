@@ -85,6 +85,7 @@ impl Session {
         let Some(attached) = self.attached.as_mut() else { return Ok(()) };
         let deadline = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
         let in_block = !self.state.is_quiet();
+        self.state.note_own_query();
         match restore::set_name(&mut attached.backend, &name, in_block, deadline).await {
             Ok(()) => {
                 if self.state.params.report("application_name", &name) {

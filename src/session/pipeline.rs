@@ -29,8 +29,10 @@ pub enum Request {
     ParseUnnamed(u32),
     /// A Bind.
     Bind,
-    /// A Describe.
-    Describe,
+    /// A Describe; of which shared statement, by its number.
+    Describe(Option<u32>),
+    /// A Bind or Describe of a statement that its client knows otherwise, sent so that it fails.
+    Stale,
     /// An Execute.
     Execute {
         /// The effects of its statement.
@@ -70,6 +72,8 @@ pub enum Own {
     Query,
     /// A Parse of a shared statement under this number, or of the unnamed one.
     Parse(Option<(StatementId, u32)>),
+    /// A Describe of the shared statement of this number.
+    Describe(u32),
     /// A Close of the shared statement of this number, or of the unnamed one.
     Close(Option<u32>),
 }
@@ -164,6 +168,20 @@ impl Pipeline {
         }
     }
 
+    /// The number of the shared statement that the server describes next.
+    pub fn describing(&self) -> Option<u32> {
+        match self.queue.front() {
+            Some(Request::Describe(number)) => *number,
+            Some(Request::Own(Own::Describe(number))) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// True when the next answer is to a message that had to fail.
+    pub fn is_stale_turn(&self) -> bool {
+        matches!(self.queue.front(), Some(Request::Stale))
+    }
+
     /// True while the answers belong to a Query of ours.
     pub fn is_own_query(&self) -> bool {
         matches!(self.queue.front(), Some(Request::Own(Own::Query)))
@@ -228,7 +246,7 @@ impl Pipeline {
             }
             b'2' => self.end(|request| matches!(request, Request::Bind)),
             b'3' => self.end(|request| matches!(request, Request::Close(_))),
-            b'T' | b'n' => self.end(|request| matches!(request, Request::Describe)),
+            b'T' | b'n' => self.end(|request| matches!(request, Request::Describe(_))),
             b'G' | b'W' => {
                 self.copy_started();
                 Answered::Nothing
@@ -241,6 +259,7 @@ impl Pipeline {
         let ends = match own {
             Own::Query => tag == b'Z',
             Own::Parse(_) => tag == b'1',
+            Own::Describe(_) => matches!(tag, b'T' | b'n'),
             Own::Close(_) => tag == b'3',
         };
         if tag == b'E' && own != Own::Query {
@@ -351,7 +370,7 @@ mod tests {
 
     fn batch(pipeline: &mut Pipeline) {
         for request in
-            [Request::Parse(Box::default()), Request::Bind, Request::Describe, execute(), Request::Sync]
+            [Request::Parse(Box::default()), Request::Bind, Request::Describe(None), execute(), Request::Sync]
         {
             pipeline.sent(request);
         }
@@ -441,7 +460,7 @@ mod tests {
                     let (request, tag) = match at % 4 {
                         0 => (Request::Parse(Box::default()), b'1'),
                         1 => (Request::Bind, b'2'),
-                        2 => (Request::Describe, b'T'),
+                        2 => (Request::Describe(None), b'T'),
                         _ => (execute(), b'C'),
                     };
                     pipeline.sent(request);

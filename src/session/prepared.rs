@@ -4,11 +4,13 @@
 //! bytes; what does not fit is not kept, and its use on another backend gets the server's own 26000. Must not know
 //! sockets.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::pool::StatementId;
+use crate::pool::{Shape, StatementId};
 use crate::sql::Effect;
+use crate::wire::frame::HEADER_LEN;
 
 /// Room kept for the next unnamed statement, bytes.
 const UNNAMED_ROOM: usize = 1024;
@@ -25,6 +27,58 @@ pub struct Statement {
     pub effects: Option<SharedEffects>,
     /// What it has in common with the same statement of others; zero where statements are not shared.
     pub id: StatementId,
+    /// What servers have said of it.
+    pub description: Rc<Description>,
+}
+
+/// What a server has said of a statement; known to whoever waits for that, whatever becomes of the statement meanwhile.
+#[derive(Debug, Default)]
+pub struct Description {
+    shape: Cell<Option<Shape>>,
+    is_told: Cell<bool>,
+    types: RefCell<Option<Box<[u8]>>>,
+}
+
+impl Description {
+    /// What the statement takes and returns, once it is known.
+    pub fn shape(&self) -> Option<Shape> {
+        self.shape.get()
+    }
+
+    /// True when the client has been told.
+    pub fn is_told(&self) -> bool {
+        self.is_told.get()
+    }
+
+    /// A server has said it, to the client or to us only. Where the client does not know, the last word counts. The
+    /// parameters keep the types that they had first, as on a server; `types` is the body of a ParameterDescription.
+    pub fn settle(&self, shape: Shape, to_client: bool, types: &[u8]) {
+        if self.shape.get().is_none() {
+            self.types.replace(is_whole(types).then(|| types.into()));
+        }
+        if to_client || !self.is_told.get() {
+            self.shape.set(Some(shape));
+        }
+        self.is_told.set(self.is_told.get() || to_client);
+    }
+}
+
+/// True for the whole body of a ParameterDescription; the end of a Parse has the same form.
+fn is_whole(types: &[u8]) -> bool {
+    let parts = types.split_first_chunk();
+    parts.is_some_and(|(count, all)| all.len() == usize::from(u16::from_be_bytes(*count)) * 4)
+}
+
+impl Statement {
+    /// Appends what follows the name in a Parse of this statement: its text, and the types of its parameters as the
+    /// server has found them.
+    pub fn encode_text(&self, name: &[u8], out: &mut Vec<u8>) {
+        let rest = self.message.get(HEADER_LEN + name.len() + 1..).unwrap_or_default();
+        let text = memchr::memchr(0, rest).map_or(rest.len(), |end| end + 1);
+        let (text, asked) = rest.split_at_checked(text).unwrap_or((rest, &[]));
+        out.extend_from_slice(text);
+        out.extend_from_slice(self.description.types.borrow().as_deref().unwrap_or(asked));
+    }
 }
 
 /// How things were before a message that the server may still refuse or pass over.

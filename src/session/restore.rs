@@ -203,6 +203,10 @@ async fn exchange(
     reported: &mut Reported,
 ) -> Result<Vec<(usize, PgError)>, RestoreError> {
     let lost = |_| RestoreError::Lost;
+    if let Some(statements) = backend.statements.as_mut() {
+        // A Query drops it.
+        statements.set_unnamed(None);
+    }
     backend.stream.write_all(bytes).await.map_err(lost)?;
     backend.stream.flush().await.map_err(lost)?;
     let mut received = Vec::with_capacity(4096);

@@ -199,8 +199,14 @@ impl Session {
         if !self.up.insert(&[]) {
             return Some(Look::WriteFirst);
         }
+        let body = self.up.peek(len).get(HEADER_LEN..).unwrap_or_default();
+        if self.state.must_verify(kind, body) {
+            let put = self.up.insert(self.state.translated());
+            debug_assert!(put, "an insertion was possible just now");
+            return Some(Look::Wait);
+        }
         let plan = self.state.translate(kind, self.up.peek(len), whole);
-        let bytes = self.state.sharing.as_ref().map(|sharing| sharing.bytes.as_slice()).unwrap_or_default();
+        let bytes = self.state.translated();
         let put = match plan {
             Plan::Pass | Plan::Instead => self.up.insert(bytes),
             Plan::Head(head) => self.up.pass_with(head, bytes),
@@ -324,6 +330,7 @@ impl Session {
         let asked = self.state.params.doubtful();
         let deadline = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
         let Some(attached) = self.attached.as_mut() else { return Ok(()) };
+        self.state.note_own_query();
         match restore::ask(&mut attached.backend, PIN_QUESTION, deadline).await {
             Ok(Some(answers)) => {
                 let mut hold = Pins::default();

@@ -5,8 +5,10 @@
 //! The statements of a backend come with its lease and go with it.
 
 mod names;
+mod shapes;
 
 use names::{encode_named, name_len, push_name};
+use shapes::{Describing, NO_STATEMENT};
 
 use super::pipeline::{Own, Parsing, Request};
 use super::prepared::{SharedEffects, Statement, Undo};
@@ -43,8 +45,12 @@ pub struct Sharing {
     foreign_sequences: bool,
     /// The session has used sequences by name.
     uses_sequences: bool,
-    /// Counts the statements that nobody shares.
-    alone: u32,
+    /// Statements whose description is on its way.
+    describing: Vec<Describing>,
+    /// The statement that the client's last message has prepared.
+    undescribed: Option<(Box<[u8]>, Describing)>,
+    /// The number under which the statement of the client's next message has been prepared, to see what it returns.
+    verified: u32,
     /// A text too long to be read was sent: what it does to the session is not known.
     unread: Unread,
 }
@@ -86,7 +92,9 @@ impl Sharing {
             touched: None,
             foreign_sequences: false,
             uses_sequences: false,
-            alone: 0,
+            describing: Vec::new(),
+            undescribed: None,
+            verified: NO_STATEMENT,
             unread: Unread::Nothing,
         }
     }
@@ -104,6 +112,9 @@ impl Sharing {
         self.refused = false;
         self.unread = Unread::Nothing;
         self.touched = None;
+        self.describing = Vec::new();
+        self.undescribed = None;
+        self.verified = NO_STATEMENT;
         let mut carried = self.carried.take()?;
         carried.set_last_session(self.session);
         Some(carried)
@@ -175,6 +186,7 @@ impl State {
     pub fn send_own(&mut self, count: usize) {
         for _ in 0..count {
             self.sent(Request::Own(Own::Query));
+            self.note_own_query();
         }
     }
 
@@ -183,16 +195,25 @@ impl State {
         self.sharing.as_ref().is_some_and(|sharing| sharing.refused)
     }
 
-    /// What the client gets instead of this error: its own name for the statement that it has prepared twice.
+    /// What the client gets instead of this error: its own name for the statement that it has prepared twice; what its own
+    /// server would say of one whose columns have changed.
     pub fn renamed(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let name = self.pipeline.prepared_twice()?;
         let view = ErrorView::new(body);
+        if self.pipeline.is_stale_turn() {
+            return (view.code() == SqlState::UNDEFINED_PREPARED_STATEMENT).then(shapes::changed_result);
+        }
+        let name = self.pipeline.prepared_twice()?;
         (view.code() == SqlState::DUPLICATE_PREPARED_STATEMENT).then(|| {
             let text = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
             let mut out = Vec::new();
             view.encode_with_message(&mut out, text.as_bytes());
             out
         })
+    }
+
+    /// What goes to the server before or instead of the client's message.
+    pub fn translated(&self) -> &[u8] {
+        self.sharing.as_ref().map(|sharing| sharing.bytes.as_slice()).unwrap_or_default()
     }
 
     /// True while the client's next message cannot be translated: whether its batch finds the statements it names depends
@@ -240,8 +261,22 @@ impl State {
         {
             sharing.batch = sharing.batch.wrapping_add(1);
         }
+        self.prepare_backend(kind, body);
+        let plan = self.translate_kind(kind, message, body, whole);
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.verified = NO_STATEMENT;
+        }
+        plan
+    }
+
+    /// What must be sent before the client's message, whatever that is.
+    fn prepare_backend(&mut self, kind: Kind, body: &[u8]) {
+        self.describe_last(kind, body);
         self.forget_foreign_sequences(kind, body);
         self.drop_foreign_unnamed(kind);
+    }
+
+    fn translate_kind(&mut self, kind: Kind, message: &[u8], body: &[u8], whole: bool) -> Plan {
         match kind {
             Kind::Query => self.translate_query(body, whole),
             Kind::Parse => self.translate_parse(message, body, whole),
@@ -314,21 +349,21 @@ impl State {
             self.sent(Request::Parse(Box::new(Parsing { twice, ..Parsing::default() })));
             return Plan::Head(head);
         }
-        let (id, is_there) = self.identity_for_parse(message.get(head..).unwrap_or_default());
-        let statement = Statement { message: message.into(), effects, id };
+        let id = self.identity(message.get(head..).unwrap_or_default());
+        let statement = Statement { message: message.into(), effects, id, ..Statement::default() };
         let undo = self.prepared.insert(parse.name, statement);
         if self.prepared.kept(parse.name).is_none() {
             self.sent(Request::Parse(Box::new(Parsing { undo: Some(undo), ..Parsing::default() })));
             return Plan::Pass;
         }
-        if is_there {
-            self.sent(Request::Fake(b'1', Some(Box::new(undo))));
-            return Plan::Instead;
-        }
+        // Also where the backend has the same from before: only a new one is as a server of the client's own would have it.
         let number = self.add(id);
         self.parse_head(message.len() - head, number);
         let parsing = Parsing { undo: Some(undo), sent: Some((id, number)), ..Parsing::default() };
         self.sent(Request::Parse(Box::new(parsing)));
+        if let (Some(sharing), Some(statement)) = (self.sharing.as_mut(), self.prepared.get(parse.name)) {
+            sharing.undescribed = Some((parse.name.into(), Describing::new(statement, number, false)));
+        }
         Plan::Head(head)
     }
 
@@ -351,30 +386,40 @@ impl State {
         };
         let head = HEADER_LEN + bind.portal.len() + bind.statement.len() + 2;
         let total = frame_len(message).saturating_sub(head);
-        let number = self.number_for_use(bind.statement);
+        let stale = self.is_stale(bind.statement);
+        let number = if stale { Some(NO_STATEMENT) } else { self.number_for_use(bind.statement) };
         if let (Some(number), Some((out, _))) = (number, self.out()) {
             encode::header(out, b'B', total + bind.portal.len() + 1 + name_len(number));
             out.extend_from_slice(bind.portal);
             out.push(0);
             push_name(out, number);
         }
-        let request = self.bind(body);
+        let request = if stale { Request::Stale } else { self.bind(body) };
         self.sent(request);
         number.map_or(Plan::Pass, |_| Plan::Head(head))
     }
 
     fn translate_describe(&mut self, body: &[u8]) -> Plan {
-        let plan = match frontend::named(body) {
-            Some(Named::Statement(name)) => self.number_for_use(name).map(|number| {
-                if let Some((out, _)) = self.out() {
-                    encode_named(out, b'D', number);
-                }
-                Plan::Instead
-            }),
-            _ => None,
+        let Some(Named::Statement(name)) = frontend::named(body) else {
+            self.sent(Request::Describe(None));
+            return Plan::Pass;
         };
-        self.sent(Request::Describe);
-        plan.unwrap_or(Plan::Pass)
+        let stale = self.is_stale(name);
+        let number = if stale { Some(NO_STATEMENT) } else { self.number_for_use(name) };
+        if let (Some(number), Some((out, _))) = (number, self.out()) {
+            encode_named(out, b'D', number);
+        }
+        if stale {
+            self.sent(Request::Stale);
+            return Plan::Instead;
+        }
+        if let (Some(number), Some(statement), Some(sharing)) =
+            (number, self.prepared.kept(name), self.sharing.as_mut())
+        {
+            sharing.describing.push(Describing::new(statement, number, true));
+        }
+        self.sent(Request::Describe(number));
+        number.map_or(Plan::Pass, |_| Plan::Instead)
     }
 
     fn translate_close(&mut self, body: &[u8]) -> Plan {

@@ -161,7 +161,7 @@ impl State {
                 }
             }
             Kind::Bind => self.bind(body),
-            Kind::Describe => Request::Describe,
+            Kind::Describe => Request::Describe(None),
             Kind::Execute => self.execute(body),
             Kind::Close => Request::Close(match frontend::named(body) {
                 Some(Named::Statement(name)) => Some(Box::new(self.prepared.remove(name))),
@@ -171,7 +171,7 @@ impl State {
             Kind::FunctionCall => Request::FunctionCall,
             Kind::CopyDone | Kind::CopyFail => Request::CopyEnd,
             // With a body it is refused, and everything up to the next Sync passed over, as with any extended message.
-            Kind::Flush if message.len() > HEADER_LEN => Request::Describe,
+            Kind::Flush if message.len() > HEADER_LEN => Request::Describe(None),
             Kind::CopyData | Kind::Flush | Kind::Terminate => return,
         };
         self.sent(request);
@@ -247,6 +247,7 @@ impl State {
             }
             Request::Own(Own::Parse(sent)) => self.unprepared(sent, sent.is_none()),
             Request::Own(Own::Close(Some(number))) => self.unclosed(number),
+            Request::Own(Own::Describe(number)) | Request::Describe(Some(number)) => self.undescribed(number),
             Request::Own(Own::Close(None)) => self.unprepared(None, true),
             Request::Close(Some(undo)) | Request::Fake(_, Some(undo)) => {
                 self.prepared.undo(*undo);
@@ -273,6 +274,7 @@ impl State {
     /// The server sent this message. DataRow and CopyData need not be shown.
     pub fn server_message(&mut self, tag: u8, body: &[u8]) -> Verdict {
         if self.pipeline.is_own_turn() && !matches!(tag, b'S' | b'A') {
+            self.note_description(tag, body);
             return self.own_message(tag);
         }
         match tag {
@@ -291,7 +293,10 @@ impl State {
                 self.note_completion();
                 self.completed(backend::command_tag(body));
             }
-            _ => self.answered(tag),
+            _ => {
+                self.note_description(tag, body);
+                self.answered(tag);
+            }
         }
         Verdict::Forward
     }

@@ -85,6 +85,11 @@ pub fn query(out: &mut Vec<u8>, sql: impl AsRef<[u8]>) {
     message(out, b'Q', |body| cstr(body, sql));
 }
 
+/// Flush.
+pub fn flush(out: &mut Vec<u8>) {
+    message(out, b'H', |_| {});
+}
+
 /// Sync.
 pub fn sync(out: &mut Vec<u8>) {
     message(out, b'S', |_| {});

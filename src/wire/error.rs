@@ -29,6 +29,8 @@ impl SqlState {
     pub const INVALID_PASSWORD: Self = Self(*b"28P01");
     /// 3D000: no such database.
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
+    /// 26000: a prepared statement that is not there.
+    pub const UNDEFINED_PREPARED_STATEMENT: Self = Self(*b"26000");
     /// 42P05: a prepared statement of this name exists.
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
     /// 40001: the work was rolled back; doing it again is safe.

@@ -34,6 +34,8 @@ enum Step {
     Run(usize),
     Drop(usize),
     Reconnect,
+    /// Somebody else changes the columns of a table.
+    Alter(&'static str),
 }
 
 /// Statements that leave nothing which binds a session to its backend.
@@ -98,8 +100,14 @@ const BINDING: [&str; 28] = [
     "discard sequences",
 ];
 
-const TEXTS: [&str; 4] = [
+const ALTERS: [&str; 2] = [
+    "ALTER TABLE public.t ADD COLUMN IF NOT EXISTS extra int",
+    "ALTER TABLE public.t DROP COLUMN IF EXISTS extra",
+];
+
+const TEXTS: [&str; 5] = [
     "select 1 + 1",
+    "select * from t order by 1",
     "select id from public.t order by 1",
     "select current_setting('work_mem')",
     "select count(*) from public.log",
@@ -107,17 +115,22 @@ const TEXTS: [&str; 4] = [
 
 struct Side {
     config: Config,
+    owner: Driver,
     clients: Vec<Driver>,
     statements: Vec<BTreeMap<usize, Statement>>,
 }
 
 impl Side {
-    async fn new(config: Config) -> Self {
+    /// `owner` may change the tables.
+    async fn new(config: Config, owner: &Config) -> Self {
+        let owner = connect(owner).await.unwrap();
+        // Where a transaction of a client is in the way, it is so on both sides.
+        owner.batch_execute("SET lock_timeout = '100ms'").await.unwrap();
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
             clients.push(connect(&config).await.unwrap());
         }
-        Self { config, clients, statements: vec![BTreeMap::new(); CLIENTS] }
+        Self { config, owner, clients, statements: vec![BTreeMap::new(); CLIENTS] }
     }
 
     async fn run(&mut self, who: usize, step: &Step) -> String {
@@ -142,6 +155,7 @@ impl Side {
                 },
                 None => "nothing".to_owned(),
             },
+            Step::Alter(sql) => words(soon(sql, self.owner.simple_query(sql)).await),
             Step::Drop(what) => format!("{}", self.statements[who].remove(what).is_some()),
             Step::Reconnect => {
                 self.statements[who].clear();
@@ -188,6 +202,7 @@ impl Program {
             14 | 15 => Step::Prepare(self.random.below(TEXTS.len())),
             16..19 => Step::Run(self.random.below(TEXTS.len())),
             _ if self.random.below(3) == 0 => Step::Reconnect,
+            _ if self.random.below(3) == 0 => Step::Alter(ALTERS[self.random.below(ALTERS.len())]),
             _ => Step::Drop(self.random.below(TEXTS.len())),
         };
         match &step {
@@ -210,7 +225,7 @@ async fn ground(scene: &Scene) {
     let setup = "CREATE ROLE reader; GRANT reader TO app; CREATE SCHEMA other; CREATE SEQUENCE s; \
         CREATE TABLE t (id int); CREATE TABLE other.t (name text, more text); CREATE TABLE log (n int); \
         INSERT INTO t VALUES (1), (2); INSERT INTO other.t VALUES ('x', 'y'); \
-        GRANT ALL ON SCHEMA public, other TO app, reader; \
+        ALTER TABLE t OWNER TO app; GRANT ALL ON SCHEMA public, other TO app, reader; \
         GRANT ALL ON ALL TABLES IN SCHEMA public, other TO app, reader; GRANT ALL ON SEQUENCE s TO app, reader";
     let node = scene.cluster.n(0);
     node.sql_in("app").await.unwrap().run(setup).await.unwrap();
@@ -219,10 +234,10 @@ async fn ground(scene: &Scene) {
     node.sql_in("postgres").await.unwrap().run(twin).await.unwrap();
 }
 
-fn direct(scene: &Scene) -> Config {
+fn direct(scene: &Scene, database: &str) -> Config {
     let mut config = Config::new();
     let port = scene.cluster.n(0).port();
-    config.host("127.0.0.1").port(port).user("app").password("app-secret").dbname("twin");
+    config.host("127.0.0.1").port(port).user("app").password("app-secret").dbname(database);
     config
 }
 
@@ -242,8 +257,8 @@ async fn no_session_ever_sees_another() {
     let seed = number("PGSTEER_SEED", 20_241_123);
     let steps = number("PGSTEER_STEPS", 600);
     let mut program = Program { random: Random(seed.max(1)), bound: [false; CLIENTS] };
-    let mut shared = Side::new(scene.proxy.config()).await;
-    let mut own = Side::new(direct(&scene)).await;
+    let mut shared = Side::new(scene.proxy.config(), &direct(&scene, "app")).await;
+    let mut own = Side::new(direct(&scene, "twin"), &direct(&scene, "twin")).await;
     let mut done = Vec::new();
     for at in 0..steps {
         let mut next = vec![program.next()];

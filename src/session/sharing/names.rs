@@ -4,14 +4,14 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::pool::{NAME_PREFIX, StatementId, Statements, Unnamed};
+use super::shapes::{Describing, NO_STATEMENT};
+use crate::pool::{NAME_PREFIX, Slot, StatementId, Statements, Unnamed};
 use crate::session::pipeline::{Own, Request};
 use crate::session::state::State;
 use crate::sql::{PinCause, glance};
 use crate::wire::backend::TxStatus;
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, SqlState};
-use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::Kind;
 
 /// The owner of an unnamed statement that may or may not be there: no session has this number.
@@ -30,18 +30,30 @@ impl State {
 
     /// The number of a shared statement on this backend. Where it is not there, it is prepared before.
     pub(super) fn number_of(&mut self, name: &[u8]) -> u32 {
-        let id = self.prepared.get(name).map(|statement| statement.id).unwrap_or_default();
-        if let Some(slot) = self.carried().and_then(|carried| carried.find(&id)) {
-            return slot.number;
+        let Some(statement) = self.prepared.get(name) else { return NO_STATEMENT };
+        let (id, shape) = (statement.id, statement.description.shape());
+        // Of two shapes only the server knows which is right. In a failed transaction it would not say.
+        let fits = |slot: &Slot| slot.shape == shape || shape.is_none() || slot.shape.is_none();
+        let failed = self.tx == TxStatus::Failed;
+        match self.carried().and_then(|carried| carried.find(&id)) {
+            Some(slot) if failed || fits(&slot) => slot.number,
+            _ => self.prepare(name, id),
         }
+    }
+
+    /// Has a statement prepared and described before the client's message.
+    pub(super) fn prepare(&mut self, name: &[u8], id: StatementId) -> u32 {
         let number = self.add(id);
-        let sharing = self.sharing.as_mut();
-        if let (Some(sharing), Some(statement)) = (sharing, self.prepared.get(name)) {
-            let rest = statement.message.get(HEADER_LEN + name.len() + 1..).unwrap_or_default();
-            encode_parse_head(&mut sharing.bytes, rest.len(), number);
-            sharing.bytes.extend_from_slice(rest);
-        }
+        let (Some(sharing), Some(statement)) = (self.sharing.as_mut(), self.prepared.get(name)) else {
+            return number;
+        };
+        encode::message(&mut sharing.bytes, b'P', |body| {
+            push_name(body, number);
+            statement.encode_text(name, body);
+        });
+        let describing = Describing::new(statement, number, false);
         self.sent(Request::Own(Own::Parse(Some((id, number)))));
+        self.describe(describing);
         self.doubt();
         number
     }
@@ -84,7 +96,7 @@ impl State {
             sharing.foreign_sequences = false;
             if outside && !own {
                 encode::query(&mut sharing.bytes, "DISCARD SEQUENCES");
-                self.sent(Request::Own(Own::Query));
+                self.send_own(1);
             }
         }
     }
@@ -107,6 +119,13 @@ impl State {
         self.sent(Request::Own(Own::Close(None)));
     }
 
+    /// A Query of ours has dropped the unnamed statement.
+    pub(in crate::session) fn note_own_query(&mut self) {
+        if let Some(carried) = self.carried() {
+            carried.set_unnamed(None);
+        }
+    }
+
     /// The unnamed statement of the session is used: the backend must have it.
     pub(super) fn bring_unnamed(&mut self) {
         let session = self.session();
@@ -123,23 +142,9 @@ impl State {
         self.sent(Request::Own(Own::Parse(None)));
     }
 
-    /// The identity of a statement about to be prepared, and whether the backend has it, or will unless the batch fails.
-    /// A failed transaction refuses to prepare anything: there the server is asked for a statement of the session's own.
-    pub(super) fn identity_for_parse(&mut self, text_and_types: &[u8]) -> (StatementId, bool) {
-        let id = self.identity(text_and_types, None);
-        let is_there = self.carried().is_some_and(|carried| carried.find(&id).is_some());
-        if !is_there || self.tx != TxStatus::Failed {
-            return (id, is_there);
-        }
-        let Some(sharing) = self.sharing.as_mut() else { return (id, is_there) };
-        sharing.alone = sharing.alone.wrapping_add(1);
-        let alone = Some(sharing.alone);
-        (self.identity(text_and_types, alone), false)
-    }
-
     /// What two sessions must have in common to mean the same by a text: the text, the types of its parameters, where
     /// names are looked up, and as whom. A session with temporary tables shares with nobody.
-    fn identity(&self, text_and_types: &[u8], alone: Option<u32>) -> StatementId {
+    pub(super) fn identity(&self, text_and_types: &[u8]) -> StatementId {
         let mut digest = Sha256::new();
         digest.update(text_and_types);
         for setting in self.params.replays() {
@@ -148,9 +153,8 @@ impl State {
                 digest.update([0]);
             }
         }
-        if alone.is_some() || self.params.pins().contains(PinCause::TempTable) {
+        if self.params.pins().contains(PinCause::TempTable) {
             digest.update(self.session().to_be_bytes());
-            digest.update(alone.unwrap_or_default().to_be_bytes());
         }
         let mut id = StatementId::default();
         for (to, from) in id.iter_mut().zip(digest.finalize()) {
