@@ -168,6 +168,8 @@ const CLIENTS: &[Column] = &[
     Column::int("backend_pid"),
     Column::int("statements"),
     Column::text("pins"),
+    Column::int("prepared"),
+    Column::int("prepared_bytes"),
     Column::bool("tls"),
     Column::time("connected_at"),
 ];
@@ -181,8 +183,11 @@ const POOLS: &[Column] = &[
     Column::int("idle"),
     Column::int("opening"),
     Column::int("closing"),
+    Column::int("pinned"),
+    Column::int("prepared"),
     Column::int("waiting"),
     Column::float("longest_wait_ms"),
+    Column::float("wait_p99_ms"),
 ];
 
 fn pools(state: &AdminState) -> Vec<Row> {
@@ -197,8 +202,11 @@ fn pools(state: &AdminState) -> Vec<Row> {
             Cell::count(pool.idle),
             Cell::count(pool.opening),
             Cell::count(pool.closing),
+            Cell::count(pool.pinned),
+            Cell::count(pool.prepared),
             Cell::count(pool.waiting),
             Cell::millis(pool.longest_wait),
+            Cell::millis(pool.wait_p99),
         ]
     };
     state.registry.rows().into_iter().map(row).collect()
@@ -219,6 +227,8 @@ const BACKENDS: &[Column] = &[
     Column::float("age_s"),
     Column::int("epoch"),
     Column::bool("opened_on_primary"),
+    Column::bool("pinned"),
+    Column::int("prepared"),
     Column::bool("tls"),
     Column::text("startup_set"),
 ];
@@ -237,6 +247,8 @@ fn backends(state: &AdminState) -> Vec<Row> {
             Cell::seconds(backend.age),
             Cell::count(backend.epoch.0),
             Cell::Bool(backend.opened_on_primary),
+            Cell::Bool(backend.pinned),
+            Cell::count(backend.prepared),
             Cell::Bool(backend.tls),
             Cell::Text(backend.key.set.to_string()),
         ]
@@ -259,6 +271,8 @@ fn clients(state: &AdminState) -> Vec<Row> {
             Cell::or_null(session.backend_pid, Cell::count),
             Cell::count(session.statements),
             Cell::Text(session.pins),
+            Cell::count(session.prepared),
+            Cell::count(session.prepared_bytes),
             Cell::Bool(session.tls),
             Cell::Time(session.since),
         ]

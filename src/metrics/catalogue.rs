@@ -271,6 +271,8 @@ pub enum Gauge {
     SessionsHeld,
     /// Sessions that wait for a backend.
     SessionsWaiting,
+    /// Statement texts that sessions keep to prepare them elsewhere.
+    PreparedBytes,
     /// Sessions of the console.
     ConsoleSessions,
 }
@@ -281,6 +283,10 @@ pub(super) const GAUGES: &[(Gauge, Family)] = &[
     (Gauge::Sessions, gauge("pgsteer_sessions", "Clients that have logged in")),
     (Gauge::SessionsHeld, gauge("pgsteer_sessions_held", "Sessions whose work waits for a primary")),
     (Gauge::SessionsWaiting, gauge("pgsteer_sessions_waiting", "Sessions that wait for a backend")),
+    (
+        Gauge::PreparedBytes,
+        gauge("pgsteer_prepared_bytes", "Statement texts that sessions keep to prepare them again"),
+    ),
     (Gauge::ConsoleSessions, gauge("pgsteer_console_sessions", "Sessions of the console")),
 ];
 
@@ -338,7 +344,28 @@ pub(super) const NODE_LAG_BYTES: Family =
 pub(super) const NODE_TIMELINE: Family =
     gauge("pgsteer_node_timeline", "Timeline of the node; absent while unknown");
 pub(super) const BACKENDS: Family = gauge("pgsteer_backends", "Connections of the pools to a node, by state");
+pub(super) const BACKENDS_PINNED: Family =
+    gauge("pgsteer_backends_pinned", "Backends that sessions keep between transactions, in transaction mode");
+pub(super) const PREPARED: Family =
+    gauge("pgsteer_prepared_statements", "Prepared statements on the backends of the pools");
+pub(super) const SESSIONS_PINNED: Family =
+    gauge("pgsteer_sessions_pinned", "Sessions bound to their backend, by cause; one may have several");
+pub(super) const PINS: Family =
+    counter("pgsteer_pins_total", "How often sessions became bound to their backend, by cause");
 pub(super) const EPOCH: Family = gauge("pgsteer_topology_epoch", "Number of the current epoch");
+
+/// What binds sessions to their backends, in the words of SHOW CLIENTS; a test holds it against `sql::PinCause`.
+pub const PIN_CAUSES: &[&str] = &[
+    "advisory lock",
+    "cursor with hold",
+    "listen",
+    "temporary table",
+    "setting",
+    "sequence",
+    "random seed",
+    "library",
+    "prepared statement",
+];
 
 /// SQLSTATEs that the proxy gives on its own behalf; anything else is counted as `other`.
 pub(super) const SQLSTATES: &[&str] = &[

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use catalogue::{Counter, Gauge, Latency};
 pub use latency::{QUANTILES, Summary};
 
-use catalogue::{COUNTERS, GAUGES, LATENCIES, SQLSTATES};
+use catalogue::{COUNTERS, GAUGES, LATENCIES, PIN_CAUSES, SQLSTATES};
 use latency::Recorder;
 
 /// All figures of one proxy.
@@ -35,6 +35,8 @@ pub struct WorkerMetrics {
     counters: Box<[AtomicU64]>,
     gauges: Box<[AtomicI64]>,
     sqlstates: Box<[AtomicU64]>,
+    pins: Box<[AtomicU64]>,
+    pinned: Box<[AtomicI64]>,
     recorders: Box<[Recorder]>,
     statements: Box<[Statements]>,
     bytes_from_clients: AtomicU64,
@@ -82,6 +84,10 @@ pub struct BackendFigures {
     pub idle: u64,
     /// Being opened or reset.
     pub opening: u64,
+    /// Kept by their sessions between transactions, in transaction mode.
+    pub pinned: u64,
+    /// Prepared statements on them.
+    pub prepared: u64,
 }
 
 /// Statements answered by a node since the start.
@@ -211,6 +217,14 @@ impl Metrics {
         all.filter(|(_, count)| *count > 0).collect()
     }
 
+    /// By cause, in the order of [`PIN_CAUSES`]: sessions bound to their backend now, and how often any became so.
+    pub fn pins(&self) -> impl Iterator<Item = (&'static str, i64, u64)> {
+        PIN_CAUSES.iter().enumerate().map(|(cause, name)| {
+            let now = self.shards.iter().map(|shard| shard.pinned[cause].load(Relaxed)).sum();
+            (*name, now, self.sum(|shard| shard.pins[cause].load(Relaxed)))
+        })
+    }
+
     /// Everything in Prometheus' text format 0.0.4 (`text/plain; version=0.0.4; charset=utf-8`).
     pub fn render(&self) -> String {
         render::render(self)
@@ -227,6 +241,8 @@ impl WorkerMetrics {
             counters: zeros(COUNTERS.len()),
             gauges: zeros(GAUGES.len()),
             sqlstates: zeros(SQLSTATES.len()),
+            pins: zeros(PIN_CAUSES.len()),
+            pinned: zeros(PIN_CAUSES.len()),
             recorders: LATENCIES.iter().filter_map(|_| Recorder::new()).collect(),
             statements: zeros(nodes),
             bytes_from_clients: AtomicU64::default(),
@@ -247,6 +263,18 @@ impl WorkerMetrics {
     /// Lowers a gauge.
     pub fn lower(&self, gauge: Gauge) {
         self.gauges[gauge as usize].fetch_sub(1, Relaxed);
+    }
+
+    /// Adds to a gauge, or takes off.
+    pub fn adjust(&self, gauge: Gauge, by: i64) {
+        self.gauges[gauge as usize].fetch_add(by, Relaxed);
+    }
+
+    /// A session is bound to its backend by one of [`PIN_CAUSES`], or no longer. What is not among them is not counted.
+    pub fn pin(&self, cause: &str, bound: bool) {
+        let Some(index) = PIN_CAUSES.iter().position(|one| *one == cause) else { return };
+        self.pinned[index].fetch_add(if bound { 1 } else { -1 }, Relaxed);
+        self.pins[index].fetch_add(u64::from(bound), Relaxed);
     }
 
     /// Adds a duration to a distribution.

@@ -42,6 +42,12 @@ impl Text {
         for (counter, family, label) in COUNTERS {
             self.sample(*family, label.as_slice(), metrics.total(*counter));
         }
+        for (cause, _, total) in metrics.pins() {
+            self.sample(names::PINS, &[("cause", cause)], total);
+        }
+        for (cause, now, _) in metrics.pins() {
+            self.sample(names::SESSIONS_PINNED, &[("cause", cause)], now);
+        }
         let (received, sent) = metrics.client_bytes();
         self.sample(names::CLIENT_BYTES, &[("direction", "received")], received);
         self.sample(names::CLIENT_BYTES, &[("direction", "sent")], sent);
@@ -106,6 +112,12 @@ impl Text {
             for (state, count) in states {
                 self.sample(names::BACKENDS, &[("node", name), ("state", state)], count);
             }
+        }
+        for (_, name, _, backends) in &figures {
+            self.sample(names::BACKENDS_PINNED, &[("node", name)], backends.pinned);
+        }
+        for (_, name, _, backends) in &figures {
+            self.sample(names::PREPARED, &[("node", name)], backends.prepared);
         }
     }
 

@@ -1,6 +1,6 @@
 //! One logged-in connection to a server.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 
@@ -92,6 +92,16 @@ impl Backend {
         self.params.get("session_authorization")
     }
 
+    /// Notes for SHOW how many prepared statements it has.
+    pub fn note_prepared(&self, count: usize) {
+        self.info.prepared.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Notes for SHOW whether its session keeps it between transactions.
+    pub(super) fn note_pinned(&self, pinned: bool) {
+        self.info.pinned.store(pinned, Ordering::Relaxed);
+    }
+
     pub(super) fn set_state(&self, state: BackendState) {
         self.info.state.store(state as u8, Ordering::Relaxed);
         self.info.since.store(self.info.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -127,4 +137,8 @@ pub(super) struct Info {
     pub(super) state: AtomicU8,
     /// Milliseconds from `opened` to the last change of state.
     pub(super) since: AtomicU64,
+    /// Its session keeps it between transactions.
+    pub(super) pinned: AtomicBool,
+    /// Prepared statements on it.
+    pub(super) prepared: AtomicU32,
 }

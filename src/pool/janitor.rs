@@ -196,6 +196,12 @@ impl Registry {
                 node.opening += figures.opening as u64;
             }
         }
+        for (key, carried) in self.carried() {
+            if let Some(node) = nodes.get_mut(key.node.index()) {
+                node.pinned += carried.pinned;
+                node.prepared += carried.prepared;
+            }
+        }
         for (index, figures) in nodes.into_iter().enumerate() {
             self.metrics.set_backends(index, figures);
         }

@@ -4,7 +4,7 @@
 //! no I/O of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -293,6 +293,8 @@ impl Registry {
             opened,
             state: AtomicU8::new(BackendState::Idle as u8),
             since: AtomicU64::new(0),
+            pinned: AtomicBool::new(false),
+            prepared: AtomicU32::new(0),
         });
         let id = self.enroll(&info);
         Backend {

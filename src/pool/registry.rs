@@ -23,7 +23,7 @@ use super::reset::{Dirty, Wash, reset};
 use super::rows::{BackendRow, BackendState, PoolRow};
 use crate::config::Settings;
 use crate::drain::Tasks;
-use crate::metrics::{Counter, Metrics};
+use crate::metrics::{BackendFigures, Counter, Metrics};
 use crate::net::tls::ServerTlsContext;
 use crate::net::{DialError, dial};
 use crate::topology::{NodeId, Nudge, Nudges, Store};
@@ -49,6 +49,8 @@ pub struct Registry {
     in_flight: Box<[AtomicUsize]>,
     /// Backends that sessions of transaction mode keep, by what `pool.size` counts.
     pinned: Mutex<HashMap<(NodeId, String, String), usize>>,
+    /// The largest of those, so that sessions far from the limit need not look.
+    most_pinned: AtomicUsize,
     last_id: AtomicU64,
     pub(super) this: Weak<Registry>,
 }
@@ -101,6 +103,7 @@ impl Registry {
             backends: Mutex::default(),
             in_flight: (0..nodes).map(|_| AtomicUsize::new(0)).collect(),
             pinned: Mutex::default(),
+            most_pinned: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
             this: Weak::clone(this),
         });
@@ -264,23 +267,30 @@ impl Registry {
     pub fn may_pin(&self, key: &PoolKey) -> bool {
         let pool = &self.settings.load().pool;
         let limit = if pool.max_pinned == 0 { (pool.size * 3 / 4).max(1) } else { pool.max_pinned };
-        locked(&self.pinned).get(&account(key)).is_none_or(|count| *count < limit)
+        self.most_pinned.load(Ordering::Relaxed) < limit
+            || locked(&self.pinned).get(&account(key)).is_none_or(|count| *count < limit)
     }
 
-    /// A session keeps a backend of that pool between transactions.
-    pub fn pin(&self, key: &PoolKey) {
-        *locked(&self.pinned).entry(account(key)).or_insert(0) += 1;
+    /// A session keeps this backend between transactions.
+    pub fn pin(&self, backend: &Backend) {
+        backend.note_pinned(true);
+        let mut pinned = locked(&self.pinned);
+        let count = pinned.entry(account(&backend.key)).or_insert(0);
+        *count += 1;
+        self.most_pinned.fetch_max(*count, Ordering::Relaxed);
     }
 
     /// A session that did so does not any more.
-    pub fn unpin(&self, key: &PoolKey) {
-        let mut pinned = locked(&self.pinned);
-        if let Some(count) = pinned.get_mut(&account(key)) {
+    pub fn unpin(&self, backend: &Backend) {
+        backend.note_pinned(false);
+        let (mut pinned, account) = (locked(&self.pinned), account(&backend.key));
+        if let Some(count) = pinned.get_mut(&account) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                pinned.remove(&account(key));
+                pinned.remove(&account);
             }
         }
+        self.most_pinned.store(pinned.values().copied().max().unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Backends of `node` that sessions hold now.
@@ -346,18 +356,24 @@ impl Registry {
     /// All pools, by node, database and user.
     pub fn rows(&self) -> Vec<PoolRow> {
         let now = Instant::now();
+        let mut carried = self.carried();
         let figures = locked(&self.book).figures();
         let mut rows: Vec<PoolRow> = figures
             .into_iter()
-            .map(|figures| PoolRow {
-                key: figures.key,
-                active: figures.active,
-                idle: figures.idle,
-                opening: figures.opening,
-                closing: figures.closing,
-                waiting: figures.waiting,
-                wait_p99: figures.wait_p99,
-                longest_wait: figures.first_waits_since.map_or(Duration::ZERO, |since| now - since),
+            .map(|figures| {
+                let carried = carried.remove(&figures.key).unwrap_or_default();
+                PoolRow {
+                    key: figures.key,
+                    pinned: carried.pinned as usize,
+                    prepared: carried.prepared as usize,
+                    active: figures.active,
+                    idle: figures.idle,
+                    opening: figures.opening,
+                    closing: figures.closing,
+                    waiting: figures.waiting,
+                    wait_p99: figures.wait_p99,
+                    longest_wait: figures.first_waits_since.map_or(Duration::ZERO, |since| now - since),
+                }
             })
             .collect();
         rows.sort_by(|a, b| {
@@ -366,6 +382,17 @@ impl Registry {
             (a_node, &a.database, &a.user, &a.set).cmp(&(b_node, &b.database, &b.user, &b.set))
         });
         rows
+    }
+
+    /// What the backends of each pool carry from one session to the next.
+    pub(super) fn carried(&self) -> HashMap<Arc<PoolKey>, BackendFigures> {
+        let mut all: HashMap<_, BackendFigures> = HashMap::new();
+        for info in locked(&self.backends).values() {
+            let of = all.entry(Arc::clone(&info.key)).or_default();
+            of.pinned += u64::from(info.pinned.load(Ordering::Relaxed));
+            of.prepared += u64::from(info.prepared.load(Ordering::Relaxed));
+        }
+        all
     }
 
     /// All backends, oldest first.
@@ -391,5 +418,7 @@ fn row(id: u64, info: &Info) -> BackendRow {
         epoch: info.epoch,
         opened_on_primary: info.opened_on_primary,
         tls: info.tls,
+        pinned: info.pinned.load(Ordering::Relaxed),
+        prepared: info.prepared.load(Ordering::Relaxed),
     }
 }

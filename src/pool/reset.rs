@@ -74,6 +74,7 @@ async fn run(backend: &mut Backend, wash: Wash) -> Result<(), Dirty> {
     if wash == Wash::Discard {
         backend.applied = Applied::default();
         backend.statements = None;
+        backend.note_prepared(0);
     }
     match (wash, backend.drift.iter().next()) {
         (Wash::Discard, Some((name, _))) => Err(Dirty::Parameter(name.to_owned())),

@@ -19,6 +19,10 @@ pub struct PoolRow {
     pub opening: usize,
     /// Being closed; they count until the server has closed them too.
     pub closing: usize,
+    /// Kept by their sessions between transactions, in transaction mode.
+    pub pinned: usize,
+    /// Prepared statements on its backends.
+    pub prepared: usize,
     /// Sessions that wait.
     pub waiting: usize,
     /// How long the first of them has waited.
@@ -85,4 +89,8 @@ pub struct BackendRow {
     pub opened_on_primary: bool,
     /// Whether it is encrypted.
     pub tls: bool,
+    /// Whether its session keeps it between transactions, in transaction mode.
+    pub pinned: bool,
+    /// Prepared statements on it.
+    pub prepared: u32,
 }

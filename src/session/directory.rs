@@ -140,6 +140,8 @@ pub struct Entry {
     held: AtomicBool,
     active: AtomicBool,
     pins: AtomicU16,
+    prepared: AtomicUsize,
+    prepared_bytes: AtomicUsize,
     backend: Mutex<Option<Leased>>,
 }
 
@@ -209,10 +211,16 @@ impl Entry {
         self.active.store(active, Ordering::Relaxed);
     }
 
-    /// Notes statements completed and why the session is bound to its backend.
-    pub fn note(&self, statements: u64, pins: Pins) {
+    /// Notes statements completed, why the session is bound to its backend, and how many prepared statements it has and
+    /// the bytes it keeps of them. Returns pins and bytes as they were.
+    pub fn note(&self, statements: u64, pins: Pins, prepared: (usize, usize)) -> (Pins, usize) {
+        let before = (self.pins.load(Ordering::Relaxed), self.prepared_bytes.load(Ordering::Relaxed));
+        // Only the session itself writes these.
         self.statements.store(statements, Ordering::Relaxed);
         self.pins.store(pins.bits(), Ordering::Relaxed);
+        self.prepared.store(prepared.0, Ordering::Relaxed);
+        self.prepared_bytes.store(prepared.1, Ordering::Relaxed);
+        (Pins::from_bits(before.0), before.1)
     }
 
     /// Notes that the session's statement waits.
@@ -260,6 +268,10 @@ pub struct SessionRow {
     pub statements: u64,
     /// Why it is bound to its backend.
     pub pins: String,
+    /// Named prepared statements that it has.
+    pub prepared: usize,
+    /// Bytes of their texts that are kept (`limits.max_prepared_bytes`).
+    pub prepared_bytes: usize,
     /// True when its connection is encrypted.
     pub tls: bool,
     /// When it logged in.
@@ -344,6 +356,8 @@ impl Directory {
             held: AtomicBool::new(false),
             active: AtomicBool::new(false),
             pins: AtomicU16::new(0),
+            prepared: AtomicUsize::new(0),
+            prepared_bytes: AtomicUsize::new(0),
             backend: Mutex::default(),
         });
         self.sessions().insert(entry.id, Arc::clone(&entry));
@@ -427,6 +441,8 @@ fn row(entry: &Entry) -> SessionRow {
         backend_pid: backend.as_ref().map(|leased| leased.pid),
         statements: entry.statements.load(Ordering::Relaxed),
         pins: pins.join(", "),
+        prepared: entry.prepared.load(Ordering::Relaxed),
+        prepared_bytes: entry.prepared_bytes.load(Ordering::Relaxed),
         tls: entry.tls,
         since: entry.since,
     }
@@ -504,6 +520,12 @@ mod tests {
         assert!(directory.by_cancel_key(8, &[1, 2, 3, 4]).is_none());
         directory.leave(entry.id);
         assert!(directory.by_cancel_key(7, &[1, 2, 3, 4]).is_none());
+    }
+
+    #[test]
+    fn every_cause_of_a_pin_has_a_metric() {
+        let names: Vec<&str> = PinCause::ALL.iter().map(|cause| cause.as_str()).collect();
+        assert_eq!(crate::metrics::catalogue::PIN_CAUSES, names);
     }
 
     #[tokio::test]

@@ -310,6 +310,16 @@ impl Prepared {
             .map(|(name, s)| (&**name, &*s.message))
     }
 
+    /// Named statements.
+    pub fn len(&self) -> usize {
+        self.named.len()
+    }
+
+    /// True when there is none with a name.
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
     /// Bytes of messages kept.
     pub fn bytes(&self) -> usize {
         self.bytes

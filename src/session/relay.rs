@@ -446,8 +446,9 @@ impl Session {
     }
 
     fn ready_for_query(&mut self) {
-        self.entry.note(self.state.statements, self.state.visible_pins());
+        self.tell();
         let Some(attached) = self.attached.as_ref() else { return };
+        attached.backend.note_prepared(self.state.prepared_on_backend());
         if let Some(began) = self.began.take() {
             let standby = attached.endpoint_standby;
             self.ctx.metrics.record_statement(attached.node.index(), standby, began.elapsed());

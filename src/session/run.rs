@@ -24,7 +24,7 @@ use crate::metrics::{Counter, Gauge};
 use crate::net::Stream;
 use crate::pool::{Backend, Credentials, StartupSet, Verdict};
 use crate::route::Wants;
-use crate::sql::PinCause;
+use crate::sql::{PinCause, Pins};
 use crate::topology::{Epoch, NodeId, Store};
 use crate::wire::error::{PgError, SqlState};
 
@@ -294,6 +294,26 @@ impl Session {
     pub(super) fn drop_backend(&mut self, verdict: Verdict) {
         self.release(verdict);
         self.state.lose();
+        self.tell();
+    }
+
+    /// Tells the directory and the metrics what SHOW CLIENTS shows of the session.
+    pub(super) fn tell(&self) {
+        let prepared = &self.state.prepared;
+        let (pins, bytes) = (self.state.visible_pins(), prepared.bytes());
+        let before = self.entry.note(self.state.statements, pins, (prepared.len(), bytes));
+        self.count_changes(before, (pins, bytes));
+    }
+
+    /// Counts what has changed of pins and bytes of prepared statements.
+    fn count_changes(&self, before: (Pins, usize), now: (Pins, usize)) {
+        if before == now {
+            return;
+        }
+        let metrics = &self.ctx.metrics;
+        now.0.without(before.0).iter().for_each(|cause| metrics.pin(cause.as_str(), true));
+        before.0.without(now.0).iter().for_each(|cause| metrics.pin(cause.as_str(), false));
+        metrics.adjust(Gauge::PreparedBytes, now.1 as i64 - before.1 as i64);
     }
 
     pub(super) fn node_name(&self) -> String {
@@ -339,6 +359,8 @@ impl Session {
         }
         self.up.clear();
         self.down.clear();
+        let before = self.entry.note(self.state.statements, Pins::default(), (0, 0));
+        self.count_changes(before, (Pins::default(), 0));
         self.ctx.directory.leave(self.entry.id);
         // TLS has an end of its own to tell; a plain socket tells it by being closed. The client may be gone already.
         if self.client.is_tls() {

@@ -245,19 +245,20 @@ impl Session {
         }
         let Some(attached) = self.attached.as_ref() else { return };
         self.pinned = pinned;
-        let key = &attached.backend.key;
-        if pinned { self.ctx.registry.pin(key) } else { self.ctx.registry.unpin(key) }
+        let (registry, backend) = (&self.ctx.registry, &attached.backend);
+        if pinned { registry.pin(backend) } else { registry.unpin(backend) }
     }
 
     /// True when the client's next message would make the session keep its backend, and too many do already.
     fn may_not_pin(&self, kind: Kind, message: &[u8]) -> bool {
         let first = self.state.is_quiet() && !self.pinned;
+        // The text is read only where the limit is near: otherwise every statement would be read twice.
         first
-            && self.state.would_pin(kind, message.get(HEADER_LEN..).unwrap_or_default())
             && self
                 .attached
                 .as_ref()
                 .is_some_and(|attached| !self.ctx.registry.may_pin(&attached.backend.key))
+            && self.state.would_pin(kind, message.get(HEADER_LEN..).unwrap_or_default())
     }
 
     /// The client takes nothing of an answer that keeps its backend from others. It may, for `limits.client_write_timeout`.
@@ -340,6 +341,7 @@ impl Session {
                     }
                 }
                 self.state.params.resolve(asked, hold);
+                self.tell();
                 Ok(())
             }
             // The server would not say: the session keeps what it may have.

@@ -13,6 +13,7 @@ mod basic;
 mod check;
 mod demo;
 mod failover;
+mod figures;
 mod gap;
 mod harness_self;
 mod lag;

@@ -17,9 +17,9 @@ fn headings_stay() {
     insta::assert_snapshot!(headings(), @r"
     NODES: node address role health reads lag_ms lag_bytes lsn timeline sessions backends statements server_version started_at probe_ms weight zone reason
     TOPOLOGY: epoch topology_version primary writable timeline system_identifier nodes nodes_up standbys_read alarms
-    POOLS: node database user startup_set active idle opening closing waiting longest_wait_ms
-    CLIENTS: session user database address application endpoint state node backend_pid statements pins tls connected_at
-    BACKENDS: backend node database user pid state state_s age_s epoch opened_on_primary tls startup_set
+    POOLS: node database user startup_set active idle opening closing pinned prepared waiting longest_wait_ms wait_p99_ms
+    CLIENTS: session user database address application endpoint state node backend_pid statements pins prepared prepared_bytes tls connected_at
+    BACKENDS: backend node database user pid state state_s age_s epoch opened_on_primary pinned prepared tls startup_set
     STATS: metric labels value
     EVENTS: at kind node event
     CONFIG: option value default applies meaning
