@@ -10,7 +10,7 @@ use crate::wire::encode;
 /// One setting: a statement that makes it, under the name by which a later one replaces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// Lower-case name, or the statement itself where it sets several.
+    /// Lower-case name.
     pub key: Vec<u8>,
     /// A statement that sets it.
     pub statement: Vec<u8>,
@@ -32,7 +32,6 @@ impl Setting {
         match self.key.as_slice() {
             b"role" => b"RESET ROLE".to_vec(),
             b"session_authorization" => b"RESET SESSION AUTHORIZATION".to_vec(),
-            key if key.starts_with(CHARACTERISTICS) => RESET_CHARACTERISTICS.to_vec(),
             key => {
                 let quoted =
                     |part: &[u8]| format!("\"{}\"", String::from_utf8_lossy(part).replace('"', "\"\""));
@@ -47,12 +46,6 @@ impl Setting {
         SURE.iter().any(|name| self.is(name))
     }
 }
-
-/// How the key of SET SESSION CHARACTERISTICS begins.
-const CHARACTERISTICS: &[u8] = b"set session characteristics";
-const RESET_CHARACTERISTICS: &[u8] =
-    b"RESET default_transaction_isolation; RESET default_transaction_read_only; \
-    RESET default_transaction_deferrable";
 
 /// Settings of every role whose values are checked by their form only.
 const SURE: [&str; 36] = [
@@ -139,10 +132,9 @@ impl Applied {
         let same = have.iter().zip(want).take_while(|(a, b)| a == b).count();
         let tail_of =
             |same: usize| (have.get(same..).unwrap_or_default(), want.get(same..).unwrap_or_default());
-        let is_deep = |setting: &Setting| setting.is_identity() || setting.key.starts_with(CHARACTERISTICS);
         let (mut old, mut new) = tail_of(same);
-        if old.iter().chain(new).any(is_deep) {
-            // These take others with them: from the beginning.
+        if old.iter().chain(new).any(Setting::is_identity) {
+            // It takes others with it: from the beginning.
             (old, new) = tail_of(0);
         }
         let mut change = Change { messages: Vec::new(), count: 0, unsure: false };
@@ -231,11 +223,6 @@ mod tests {
             texts(have.change_to(&want)),
             ["RESET ROLE", "RESET SESSION AUTHORIZATION", "SET work_mem = 1", "SET jit = on"]
         );
-        let characteristics = Applied::new(vec![Setting {
-            key: b"set session characteristics as transaction read only".to_vec(),
-            statement: b"SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY".to_vec(),
-        }]);
-        assert_eq!(texts(characteristics.change_to(&want)).len(), 3);
     }
 
     proptest! {

@@ -234,6 +234,7 @@ impl Params {
         match effect {
             Effect::None | Effect::Begin | Effect::Commit | Effect::Rollback => {}
             Effect::Savepoint(name) => self.savepoints.push((name.clone(), self.pending.len())),
+            Effect::Release(name) => self.released(name),
             Effect::RollbackTo(name) => self.rolled_back_to(name),
             // Session locks, prepared statements and DISCARD are not undone by a rollback.
             Effect::Pin(pins) => self.pin_all(*pins),
@@ -254,6 +255,13 @@ impl Params {
         self.pins = self.pins.union(pins.without(undoable));
         if !undoable.is_empty() {
             self.pending.push(Effect::Pin(undoable));
+        }
+    }
+
+    /// What came after it stays; an older one may have its name.
+    fn released(&mut self, name: &[u8]) {
+        if let Some(at) = self.savepoints.iter().rposition(|(known, _)| known == name) {
+            self.savepoints.truncate(at);
         }
     }
 
@@ -284,6 +292,11 @@ impl Params {
         self.wanted = None;
         match effect {
             Effect::Set { name, statement } => self.set(name, statement),
+            Effect::Characteristics(modes) => {
+                for (name, statement) in modes {
+                    self.set(name.to_owned(), statement.into());
+                }
+            }
             Effect::Reset(name) => self.settings.retain(|known| known.key != name.as_bytes()),
             Effect::ResetAll => self.settings.retain(|known| is_identity(&known.key)),
             Effect::DiscardAll => self.discard_all(),
@@ -386,6 +399,22 @@ mod tests {
             "begin; set a = 1; savepoint s; set a = 2; savepoint t; set b = 1; rollback to s; set c = 1; commit",
         );
         assert_eq!(statements(&params), ["set a = 1", "set c = 1"]);
+        run(
+            &mut params,
+            "begin; savepoint s; set a = 2; savepoint s; set a = 3; release s; rollback to s; commit",
+        );
+        assert_eq!(statements(&params), ["set a = 1", "set c = 1"]);
+    }
+
+    #[test]
+    fn characteristics_are_settings_of_their_own() {
+        let mut params = Params::default();
+        run(
+            &mut params,
+            "set session characteristics as transaction read only, isolation level serializable; commit",
+        );
+        run(&mut params, "reset default_transaction_isolation; commit");
+        assert_eq!(statements(&params), ["SET default_transaction_read_only = on"]);
     }
 
     #[test]

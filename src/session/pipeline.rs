@@ -218,7 +218,9 @@ impl Pipeline {
             // Without a COPY and with nothing before it the server passes over it, and nothing will ever answer.
             Request::CopyEnd if self.is_idle() => return None,
             Request::CopyEnd => self.copying_in = false,
-            Request::Query { .. } | Request::FunctionCall | Request::Own(_) => {}
+            // They end what was begun without a Sync, unless the server passes over them too.
+            Request::Query { .. } | Request::FunctionCall => self.open &= self.skipping,
+            Request::Own(_) => {}
             _ => self.open = true,
         }
         if self.skipping {
@@ -319,6 +321,7 @@ impl Pipeline {
                 skipped.extend(self.queue.pop_front());
             }
             self.skipping = self.queue.is_empty();
+            self.open |= self.skipping;
         }
         let kept = match self.queue.front_mut() {
             Some(Request::Query { next: 0, dropped, .. }) if skipped.is_empty() => std::mem::take(dropped),

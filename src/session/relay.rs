@@ -408,8 +408,8 @@ impl Session {
             return Some(Look::Stop(Event::BackendGone(Some(message.to_vec()))));
         }
         self.dismissed |= fatal;
-        let renamed = if tag == b'E' && whole { self.state.renamed(body) } else { None };
-        if renamed.is_some() && !self.down.insert(&[]) {
+        let instead = if whole && !ours { self.state.instead(tag, body) } else { None };
+        if instead.is_some() && !self.down.insert(&[]) {
             return Some(Look::WriteFirst);
         }
         let message = self.down.peek(len);
@@ -422,8 +422,8 @@ impl Session {
             // Its reset is checked against what it reported last.
             attached.backend.note_parameter(name, value);
         }
-        if let Some(error) = renamed {
-            let put = self.down.insert(&error);
+        if let Some(message) = instead {
+            let put = self.down.insert(&message);
             debug_assert!(put, "an insertion was possible just now");
             self.down.drop_message();
         } else if ours {

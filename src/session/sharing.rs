@@ -64,7 +64,7 @@ enum Unread {
     Statement,
     /// A Query under way and how many statements of it have completed.
     Query(usize),
-    /// Several statements: nobody can know what they have set.
+    /// Several statements, or one that sets something: nobody can know what they have left.
     Statements,
 }
 
@@ -159,11 +159,14 @@ impl State {
     }
 
     /// A text was sent of which only the beginning was seen.
-    fn note_unread(&mut self, kind: Kind) {
+    fn note_unread(&mut self, kind: Kind, head: &[u8]) {
         let alone = self.pipeline.is_idle();
+        let name = if kind == Kind::Parse { head.iter().position(|byte| *byte == 0) } else { None };
+        let secret = glance::begins_secretly(head.get(name.map_or(0, |end| end + 1)..).unwrap_or_default());
         let Some(sharing) = self.sharing.as_mut() else { return };
         sharing.unread = match (kind, sharing.unread) {
             (_, Unread::Statements) => Unread::Statements,
+            _ if secret => Unread::Statements,
             (Kind::Parse, _) => Unread::Statement,
             _ if alone => Unread::Query(0),
             _ => Unread::Statements,
@@ -174,6 +177,13 @@ impl State {
     pub(super) fn note_completion(&mut self) {
         if let Some(Sharing { unread: Unread::Query(count), .. }) = self.sharing.as_deref_mut() {
             *count += 1;
+        }
+    }
+
+    /// DISCARD ALL has ended what a text left that nobody has read.
+    pub(super) fn forget_unread(&mut self) {
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.unread = Unread::Nothing;
         }
     }
 
@@ -205,7 +215,7 @@ impl State {
 
     /// What the client gets instead of this error: its own name for the statement that it has prepared twice; what its own
     /// server would say of one whose columns have changed.
-    pub fn renamed(&self, body: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn renamed(&self, body: &[u8]) -> Option<Vec<u8>> {
         let view = ErrorView::new(body);
         if self.pipeline.is_stale_turn() {
             return (view.code() == SqlState::UNDEFINED_PREPARED_STATEMENT).then(shapes::changed_result);
@@ -260,10 +270,10 @@ impl State {
         if let Some(sharing) = self.sharing.as_mut() {
             sharing.bytes.clear();
         }
-        if !whole && matches!(kind, Kind::Query | Kind::Parse) {
-            self.note_unread(kind);
-        }
         let body = message.get(HEADER_LEN..).unwrap_or_default();
+        if !whole && matches!(kind, Kind::Query | Kind::Parse) {
+            self.note_unread(kind, body);
+        }
         if matches!(kind, Kind::Query | Kind::Sync | Kind::FunctionCall)
             && let Some(sharing) = self.sharing.as_mut()
         {
@@ -341,8 +351,7 @@ impl State {
         let effects = self.text_effects(parse.map(|parse| parse.sql));
         let Some(parse) = parse else {
             // Too long to be kept: prepared as it is, on this backend only.
-            self.client_message(Kind::Parse, message, false);
-            return Plan::Pass;
+            return self.prepare_unkept(message, body);
         };
         if parse.name.is_empty() {
             return self.translate_unnamed(message, effects);
@@ -373,6 +382,15 @@ impl State {
             sharing.undescribed = Some((parse.name.into(), Describing::new(statement, number, false)));
         }
         Plan::Head(head)
+    }
+
+    fn prepare_unkept(&mut self, message: &[u8], body: &[u8]) -> Plan {
+        if frontend::parse_name(body).is_some_and(<[u8]>::is_empty) {
+            return self.translate_unnamed(&[], None);
+        }
+        self.doubt();
+        self.client_message(Kind::Parse, message, false);
+        Plan::Pass
     }
 
     fn translate_unnamed(&mut self, message: &[u8], effects: Option<SharedEffects>) -> Plan {

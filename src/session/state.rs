@@ -15,6 +15,7 @@ use super::prepared::{Prepared, SharedEffects, Statement, Undo};
 use super::sharing::Sharing;
 use crate::sql::{Effect, effect, glance};
 use crate::wire::backend::{self, TxStatus};
+use crate::wire::encode;
 use crate::wire::error::PgError;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind, Named};
@@ -57,6 +58,15 @@ pub struct Answer {
     pub block: bool,
 }
 
+/// Whether a RESET has taken the session's `application_name` away on the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NameReset {
+    No,
+    /// In the transaction under way: a rollback brings it back.
+    Open,
+    Done,
+}
+
 /// The session's side of the conversation with one backend, and what outlives that backend.
 #[derive(Debug)]
 pub struct State {
@@ -75,7 +85,7 @@ pub struct State {
     /// The name the client gave at startup, when it gave one.
     application: Option<Box<str>>,
     /// A RESET took that name away on the backend.
-    name_reset: bool,
+    name_reset: NameReset,
     /// What sharing backends between transactions needs; `None` in session mode.
     pub sharing: Option<Box<Sharing>>,
 }
@@ -91,7 +101,7 @@ impl State {
             hot_standby: None,
             statements: 0,
             application: None,
-            name_reset: false,
+            name_reset: NameReset::No,
             sharing: None,
         }
     }
@@ -108,16 +118,35 @@ impl State {
     /// True when a RESET has left the backend without the session's `application_name` and it can be set again now. In
     /// a block it is set in the same transaction, so that a rollback undoes both.
     pub fn wants_name(&self) -> bool {
-        self.name_reset && self.tx != TxStatus::Failed && self.pipeline.is_idle()
+        self.name_reset != NameReset::No && self.tx != TxStatus::Failed && self.pipeline.is_idle()
     }
 
-    /// True for a message that is not for the client: the report of a name that a RESET took away, since the client's
-    /// reset value is the session's and has not changed; answers to messages of ours.
+    /// True for a message that is not for the client: answers to messages of ours, and what a RESET makes of a name that
+    /// was as the client wants it.
     pub fn hides(&self, tag: u8, body: &[u8]) -> bool {
-        if tag == b'S' && self.name_reset && body.starts_with(b"application_name\0") {
-            return true;
+        if self.is_name_reset(tag, body) {
+            return self.params.reported("application_name") == self.application.as_deref();
         }
         self.pipeline.is_own_turn() && self.hides_own(tag, body)
+    }
+
+    fn is_name_reset(&self, tag: u8, body: &[u8]) -> bool {
+        tag == b'S' && self.name_reset != NameReset::No && body.starts_with(b"application_name\0")
+    }
+
+    /// What the client gets instead of this message. A RESET takes a session's name away on the backend, and the client's
+    /// reset value is that name.
+    pub fn instead(&self, tag: u8, body: &[u8]) -> Option<Vec<u8>> {
+        match tag {
+            b'E' => self.renamed(body),
+            b'S' if self.is_name_reset(tag, body) => {
+                let mut out = Vec::new();
+                let name = self.application.as_deref().unwrap_or_default();
+                encode::parameter_status(&mut out, "application_name", name);
+                Some(out)
+            }
+            _ => None,
+        }
     }
 
     fn hides_own(&self, tag: u8, body: &[u8]) -> bool {
@@ -133,7 +162,8 @@ impl State {
 
     /// The name to set again, once.
     pub fn take_name(&mut self) -> Option<Box<str>> {
-        if std::mem::take(&mut self.name_reset) { self.application.clone() } else { None }
+        let reset = std::mem::replace(&mut self.name_reset, NameReset::No);
+        if reset == NameReset::No { None } else { self.application.clone() }
     }
 
     /// True between transactions: nothing is open, outstanding or half sent, so that the backend could be another.
@@ -149,7 +179,7 @@ impl State {
             Kind::Parse => {
                 let parse = frontend::parse(body);
                 let effects = self.text_effects(parse.map(|parse| parse.sql));
-                let name = parse.map_or(&b""[..], |parse| parse.name);
+                let name = frontend::parse_name(body).unwrap_or_default();
                 if name.is_empty() {
                     let uncertain = !self.pipeline.is_idle();
                     Request::ParseUnnamed(self.prepared.set_unnamed(&[], effects, uncertain))
@@ -308,8 +338,10 @@ impl State {
             self.hot_standby = Some(value == "on");
             return Verdict::Swallow;
         }
-        if self.name_reset && name == "application_name" {
-            return Verdict::Swallow;
+        if self.name_reset != NameReset::No && name == "application_name" {
+            let name = self.application.clone().unwrap_or_default();
+            self.params.report("application_name", &name);
+            return Verdict::Forward;
         }
         let new = self.params.report(name, value);
         if self.pipeline.is_own_turn() && !new { Verdict::Swallow } else { Verdict::Forward }
@@ -333,6 +365,9 @@ impl State {
         if tx == TxStatus::Idle {
             // What an explicit COMMIT or ROLLBACK has not settled was an implicit transaction that succeeded.
             self.params.committed();
+            if self.name_reset == NameReset::Open {
+                self.name_reset = NameReset::Done;
+            }
         }
         self.tx = tx;
         self.settle_unread();
@@ -340,7 +375,7 @@ impl State {
 
     fn failed(&mut self, answered: Answered) {
         if self.tx == TxStatus::Idle {
-            self.params.rolled_back();
+            self.rolled_back();
         }
         if let Answered::Failed(mut passed_over, kept) = answered {
             self.undo_all(kept);
@@ -379,21 +414,33 @@ impl State {
 
     fn note_reset(&mut self, effect: &Effect) {
         if matches!(effect, Effect::Set { name, .. } if name == "application_name") {
-            self.name_reset = false;
+            self.name_reset = NameReset::No;
+        }
+        if *effect == Effect::DiscardAll {
+            self.forget_unread();
         }
         let resets = match effect {
             Effect::ResetAll | Effect::DiscardAll => true,
             Effect::Reset(name) => name == "application_name",
             _ => false,
         };
-        self.name_reset |= resets && self.application.is_some();
+        if resets && self.application.is_some() {
+            self.name_reset = NameReset::Open;
+        }
     }
 
     fn settle(&mut self, tag: &[u8]) {
         match tag {
             b"COMMIT" | b"PREPARE TRANSACTION" => self.params.committed(),
-            b"ROLLBACK" => self.params.rolled_back(),
+            b"ROLLBACK" => self.rolled_back(),
             _ => {}
+        }
+    }
+
+    fn rolled_back(&mut self) {
+        self.params.rolled_back();
+        if self.name_reset == NameReset::Open {
+            self.name_reset = NameReset::No;
         }
     }
 

@@ -20,6 +20,8 @@ pub enum Effect {
         /// The statement as the client wrote it.
         statement: Vec<u8>,
     },
+    /// SET SESSION CHARACTERISTICS: the setting that each mode stands for, and a statement that sets it.
+    Characteristics(Vec<(&'static str, &'static str)>),
     /// RESET of one setting, or SET … TO DEFAULT.
     Reset(String),
     /// RESET ALL.
@@ -38,6 +40,8 @@ pub enum Effect {
     Rollback,
     /// SAVEPOINT.
     Savepoint(Vec<u8>),
+    /// RELEASE of a savepoint.
+    Release(Vec<u8>),
     /// ROLLBACK TO.
     RollbackTo(Vec<u8>),
     /// PREPARE: replaying `statement` makes it again.
@@ -58,6 +62,14 @@ pub enum Effect {
     /// One of several things of this kind may have ended: only the server knows whether any is left.
     MayUnpin(PinCause),
 }
+
+/// The word that tells a level from the others, and the statement that makes it the default.
+const ISOLATION_LEVELS: [(&str, &str); 4] = [
+    ("serializable", "SET default_transaction_isolation = 'serializable'"),
+    ("repeatable", "SET default_transaction_isolation = 'repeatable read'"),
+    ("committed", "SET default_transaction_isolation = 'read committed'"),
+    ("uncommitted", "SET default_transaction_isolation = 'read uncommitted'"),
+];
 
 /// The effects of a query string, one per statement in it; empty statements have none.
 pub fn effects(sql: &[u8], standard_strings: bool) -> Vec<Effect> {
@@ -140,6 +152,7 @@ impl<'a> Statement<'a> {
             b"commit" | b"end" => Effect::Commit,
             b"rollback" | b"abort" => self.rollback(),
             b"savepoint" => self.name().map_or(Effect::None, Effect::Savepoint),
+            b"release" => self.savepoint_name().map_or(Effect::None, Effect::Release),
             b"prepare" => self.prepare(),
             b"deallocate" => self.deallocate(),
             b"listen" => Effect::Pin(PinCause::Listen.into()),
@@ -202,8 +215,7 @@ impl<'a> Statement<'a> {
         let name = if word.is_any(&["transaction", "constraints"]) {
             return Effect::None;
         } else if in_session && word.is("characteristics") {
-            // Each of these sets other defaults: every different text is kept.
-            String::from_utf8_lossy(&self.text().to_ascii_lowercase()).into_owned()
+            return self.characteristics();
         } else if in_session && word.is("authorization") {
             "session_authorization".to_owned()
         } else if word.is("role") {
@@ -215,6 +227,9 @@ impl<'a> Statement<'a> {
         } else if word.is("time") {
             self.next();
             "timezone".to_owned()
+        } else if word.is("xml") {
+            self.next();
+            "xmloption".to_owned()
         } else {
             match self.setting_name(token) {
                 Some(name) => return self.set_value(name),
@@ -235,7 +250,39 @@ impl<'a> Statement<'a> {
         if self.next().is_some_and(|token| token.is("default")) {
             return Effect::Reset(name);
         }
-        Effect::Set { name, statement: self.text() }
+        self.setting(name)
+    }
+
+    /// A setting of this name by the statement as it stands.
+    fn setting(&mut self, name: String) -> Effect {
+        match name.as_str() {
+            // These end with the transaction.
+            "transaction_isolation" | "transaction_read_only" | "transaction_deferrable" => Effect::None,
+            // Setting it again would begin the random numbers again.
+            "seed" => Effect::Pin(PinCause::Seed.into()),
+            _ => Effect::Set { name, statement: self.text() },
+        }
+    }
+
+    /// The modes behind SET SESSION CHARACTERISTICS.
+    fn characteristics(&mut self) -> Effect {
+        let mut modes = Vec::new();
+        let mut not = false;
+        while let Some(token) = self.next() {
+            if let Some((_, statement)) = ISOLATION_LEVELS.iter().find(|(word, _)| token.is(word)) {
+                modes.push(("default_transaction_isolation", *statement));
+            } else if token.is("only") {
+                modes.push(("default_transaction_read_only", "SET default_transaction_read_only = on"));
+            } else if token.is("write") {
+                modes.push(("default_transaction_read_only", "SET default_transaction_read_only = off"));
+            } else if token.is("deferrable") {
+                let on = "SET default_transaction_deferrable = on";
+                let off = "SET default_transaction_deferrable = off";
+                modes.push(("default_transaction_deferrable", if not { off } else { on }));
+            }
+            not = token.is("not");
+        }
+        Effect::Characteristics(modes)
     }
 
     fn reset(&mut self) -> Effect {
@@ -274,11 +321,16 @@ impl<'a> Statement<'a> {
         if !token.is_some_and(|token| token.is("to")) {
             return Effect::Rollback;
         }
+        self.savepoint_name().map_or(Effect::None, Effect::RollbackTo)
+    }
+
+    /// A name behind an optional SAVEPOINT.
+    fn savepoint_name(&mut self) -> Option<Vec<u8>> {
         let before = self.lexer.clone();
         if !self.next().is_some_and(|token| token.is("savepoint")) {
             self.lexer = before;
         }
-        self.name().map_or(Effect::None, Effect::RollbackTo)
+        self.name()
     }
 
     /// AND CHAIN begins a new block at once: that is no plain end of a transaction.
@@ -387,7 +439,7 @@ impl<'a> Statement<'a> {
             return None;
         }
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-        Some(Effect::Set { name, statement: self.text() })
+        Some(self.setting(name))
     }
 
     /// Statements that are read to their end: a function with an effect or INTO TEMP may stand anywhere.
@@ -469,10 +521,38 @@ mod tests {
         assert_eq!(one("SET SESSION AUTHORIZATION DEFAULT"), Effect::Reset("session_authorization".into()));
         assert_eq!(one("set x to default"), Effect::Reset("x".into()));
         assert_eq!(one("SET LOCAL x = 1"), Effect::None);
+        assert_eq!(one("SET XML OPTION DOCUMENT"), set("xmloption", "SET XML OPTION DOCUMENT"));
+        assert_eq!(one("set transaction_isolation = 'serializable'"), Effect::None);
+        assert_eq!(one("set seed to 0.5"), Effect::Pin(PinCause::Seed.into()));
         assert_eq!(one("SET TRANSACTION READ ONLY"), Effect::None);
         assert_eq!(one("RESET work_mem"), Effect::Reset("work_mem".into()));
         assert_eq!(one("RESET ALL"), Effect::ResetAll);
         assert_eq!(one("DISCARD ALL"), Effect::DiscardAll);
+    }
+
+    #[test]
+    fn characteristics() {
+        let isolation = "default_transaction_isolation";
+        assert_eq!(
+            one(
+                "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ ONLY NOT DEFERRABLE"
+            ),
+            Effect::Characteristics(vec![
+                (isolation, "SET default_transaction_isolation = 'read committed'"),
+                ("default_transaction_read_only", "SET default_transaction_read_only = on"),
+                ("default_transaction_deferrable", "SET default_transaction_deferrable = off"),
+            ])
+        );
+        assert_eq!(
+            one(
+                "set session characteristics as transaction deferrable, isolation level serializable, read write"
+            ),
+            Effect::Characteristics(vec![
+                ("default_transaction_deferrable", "SET default_transaction_deferrable = on"),
+                (isolation, "SET default_transaction_isolation = 'serializable'"),
+                ("default_transaction_read_only", "SET default_transaction_read_only = off"),
+            ])
+        );
     }
 
     #[test]
@@ -489,6 +569,8 @@ mod tests {
         assert_eq!(one("ROLLBACK TO a"), Effect::RollbackTo(b"a".to_vec()));
         assert_eq!(one("ROLLBACK PREPARED 'x'"), Effect::None);
         assert_eq!(one("SAVEPOINT S"), Effect::Savepoint(b"s".to_vec()));
+        assert_eq!(one("RELEASE SAVEPOINT S"), Effect::Release(b"s".to_vec()));
+        assert_eq!(one("release \"S\""), Effect::Release(b"S".to_vec()));
         assert_eq!(
             one("PREPARE Q AS SELECT 1"),
             Effect::Prepare { name: b"q".to_vec(), statement: b"PREPARE Q AS SELECT 1".to_vec() }
@@ -602,7 +684,7 @@ mod tests {
         fn a_glance_sees_no_less_than_a_look(
             words in proptest::collection::vec(
                 "(abort|begin|close all|commit|create temp|deallocate q|declare c cursor with hold|discard all|end|listen c|\
-                prepare q as|reset a|rollback|savepoint s|set a = 1|start transaction|unlisten \\*|into temporary t|\
+                prepare q as|release s|reset a|rollback|savepoint s|set a = 1|start transaction|unlisten \\*|into temporary t|\
                 pg_advisory_lock|PG_TRY_ADVISORY_LOCK|select|;|\\(|'x'|/\\* c \\*/|-- c\n)",
                 0..4,
             ),

@@ -35,7 +35,7 @@ pub fn statement_name(sql: &[u8], standard_strings: bool) -> Option<(Vec<u8>, st
 }
 
 /// First words of statements that may have an effect by themselves.
-const FIRST_WORDS: [&[u8]; 19] = [
+const FIRST_WORDS: [&[u8]; 20] = [
     b"abort",
     b"begin",
     b"close",
@@ -49,6 +49,7 @@ const FIRST_WORDS: [&[u8]; 19] = [
     b"listen",
     b"load",
     b"prepare",
+    b"release",
     b"reset",
     b"rollback",
     b"savepoint",
@@ -74,6 +75,13 @@ pub fn looks_plain(sql: &[u8]) -> bool {
     begins_plain && !BODY_WORDS.iter().any(|(word, rare)| holds(text, word, *rare))
 }
 
+/// True when a text with this beginning may leave something behind that only all of it tells, such as a setting. Of what
+/// other statements leave, the server can be asked.
+pub fn begins_secretly(head: &[u8]) -> bool {
+    let secret = ["deallocate", "discard", "load", "prepare", "reset", "set"];
+    Lexer::new(head, true).next().is_none_or(|first| first == Token::Odd || first.is_any(&secret))
+}
+
 /// What every body with an effect holds, each with the place of a letter that is rare in statements.
 const BODY_WORDS: [(&[u8], usize); 6] =
     [(b"advisory", 2), (b"temp", 2), (b"nextval", 2), (b"setval", 3), (b"setseed", 6), (b"set_config", 7)];
@@ -92,4 +100,21 @@ fn holds(text: &[u8], word: &[u8], rare: usize) -> bool {
         let found = start.and_then(|start| text.get(start..)?.get(..word.len()));
         found.is_some_and(|found| found.eq_ignore_ascii_case(word))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_told_by_their_beginning() {
+        for data in
+            ["insert into t values ('xxx", "(select 1", "copy t from stdin", "create function f as $$ set"]
+        {
+            assert!(!begins_secretly(data.as_bytes()), "{data}");
+        }
+        for secret in ["SET a = 'xxx", " -- c\nset a", "/* nothing but a comment", "prepare q as", ""] {
+            assert!(begins_secretly(secret.as_bytes()), "{secret}");
+        }
+    }
 }

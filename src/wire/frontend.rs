@@ -81,6 +81,12 @@ pub fn parse(body: &[u8]) -> Option<Parse<'_>> {
     Some(Parse { name: take_cstr(&mut rest)?, sql: take_cstr(&mut rest)? })
 }
 
+/// The name in a Parse of which only the beginning is here; `None` when even that is cut off.
+pub fn parse_name(body: &[u8]) -> Option<&[u8]> {
+    let mut rest = body;
+    take_cstr(&mut rest)
+}
+
 /// Bind: portal and statement (the parameters follow).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bind<'a> {
@@ -148,6 +154,8 @@ mod tests {
             assert_eq!(parse(body), None);
             assert_eq!(named(body), None);
         }
+        assert_eq!(parse_name(b"s1\0sel"), Some(&b"s1"[..]));
+        assert_eq!(parse_name(b"s1"), None);
         assert_eq!(bind(b"p\0s"), None);
     }
 }

@@ -133,7 +133,8 @@ impl State {
         let Some(sharing) = self.sharing.as_mut() else { return };
         let Some(carried) = sharing.carried.as_deref_mut() else { return };
         let wanted = Some((session, number));
-        if carried.unnamed() == wanted {
+        // Without its text it can only be used where it is.
+        if carried.unnamed() == wanted || message.is_empty() {
             return;
         }
         sharing.bytes.extend_from_slice(message);

@@ -96,6 +96,7 @@ fn is_harmless(effect: &Effect) -> bool {
         Effect::Begin
             | Effect::Rollback
             | Effect::Set { .. }
+            | Effect::Characteristics(_)
             | Effect::Reset(_)
             | Effect::ResetAll
             | Effect::Deallocate(_)

@@ -232,13 +232,15 @@ proptest! {
 }
 
 #[test]
-fn a_reset_of_the_name_is_hidden_and_made_good() {
+fn a_reset_of_the_name_returns_to_the_startup_parameter() {
     let mut state = State::new(1000);
     state.set_application("app");
     run(&mut state, "begin", "BEGIN", "T");
     query(&mut state, "reset all");
     reply(&mut state, &[(b'C', "RESET\0")]);
-    assert_eq!(state.server_message(b'S', b"application_name\0\0"), Verdict::Swallow);
+    let told = state.instead(b'S', b"application_name\0\0").unwrap();
+    assert!(told.ends_with(b"application_name\0app\0"));
+    assert_eq!(state.server_message(b'S', b"application_name\0\0"), Verdict::Forward);
     assert!(!state.wants_name());
     reply(&mut state, &[(b'Z', "E")]);
     assert!(!state.wants_name());
@@ -253,6 +255,15 @@ fn a_reset_of_the_name_is_hidden_and_made_good() {
         &[(b'C', "RESET\0"), (b'C', "SET\0"), (b'S', "application_name\0other\0"), (b'Z', "T")],
     );
     assert!(!state.wants_name());
+
+    run(&mut state, "reset application_name", "RESET", "T");
+    run(&mut state, "rollback", "ROLLBACK", "I");
+    assert!(!state.wants_name(), "the rollback has brought the other name back");
+    assert!(state.instead(b'S', b"application_name\0other\0").is_none());
+    run(&mut state, "reset application_name", "RESET", "I");
+    run(&mut state, "begin", "BEGIN", "T");
+    run(&mut state, "rollback", "ROLLBACK", "I");
+    assert!(state.wants_name());
 }
 
 #[test]
