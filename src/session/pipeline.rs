@@ -5,8 +5,9 @@
 //! not know sockets or texts.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
-use super::prepared::{SharedEffects, Undo};
+use super::prepared::{Description, SharedEffects, Undo};
 use crate::pool::StatementId;
 
 /// One request that will be answered.
@@ -31,8 +32,8 @@ pub enum Request {
     Bind,
     /// A Describe; of which shared statement, by its number.
     Describe(Option<u32>),
-    /// A Bind or Describe of a statement that its client knows otherwise, sent so that it fails.
-    Stale,
+    /// A Bind of a statement that its client knows otherwise, or a Describe with what it has said, sent so that it fails.
+    Stale(Option<Rc<Description>>),
     /// An Execute.
     Execute {
         /// The effects of its statement.
@@ -76,12 +77,14 @@ pub enum Own {
     Describe(u32),
     /// A Close of the shared statement of this number, or of the unnamed one.
     Close(Option<u32>),
+    /// The Sync of a batch that the client does not know to have failed.
+    Sync,
 }
 
 impl Request {
     /// True for what is answered with a ReadyForQuery.
     pub fn ends_segment(&self) -> bool {
-        self.is_owed_ready() || matches!(self, Self::Own(Own::Query))
+        self.is_owed_ready() || matches!(self, Self::Own(Own::Query | Own::Sync))
     }
 
     /// True for a message of ours.
@@ -177,9 +180,12 @@ impl Pipeline {
         }
     }
 
-    /// True when the next answer is to a message that had to fail.
-    pub fn is_stale_turn(&self) -> bool {
-        matches!(self.queue.front(), Some(Request::Stale))
+    /// The message whose turn it is, when it had to fail.
+    pub fn stale(&self) -> Option<Option<&Description>> {
+        match self.queue.front() {
+            Some(Request::Stale(description)) => Some(description.as_deref()),
+            _ => None,
+        }
     }
 
     /// True while the answers belong to a Query of ours.
@@ -202,6 +208,13 @@ impl Pipeline {
                 Some(tag)
             }
             _ => None,
+        }
+    }
+
+    /// The batch that has just failed is to be sent again: its end is not the client's.
+    pub fn own_sync(&mut self) {
+        if let Some(sync @ Request::Sync) = self.queue.front_mut() {
+            *sync = Request::Own(Own::Sync);
         }
     }
 
@@ -259,12 +272,12 @@ impl Pipeline {
 
     fn own_received(&mut self, own: Own, tag: u8) -> Answered {
         let ends = match own {
-            Own::Query => tag == b'Z',
+            Own::Query | Own::Sync => tag == b'Z',
             Own::Parse(_) => tag == b'1',
             Own::Describe(_) => matches!(tag, b'T' | b'n'),
             Own::Close(_) => tag == b'3',
         };
-        if tag == b'E' && own != Own::Query {
+        if tag == b'E' && !matches!(own, Own::Query | Own::Sync) {
             return self.failed();
         }
         if ends {

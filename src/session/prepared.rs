@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use crate::pool::{Shape, StatementId};
 use crate::sql::Effect;
+use crate::wire::encode;
 use crate::wire::frame::HEADER_LEN;
 
 /// Room kept for the next unnamed statement, bytes.
@@ -48,6 +49,13 @@ impl Description {
     /// True when the client has been told.
     pub fn is_told(&self) -> bool {
         self.is_told.get()
+    }
+
+    /// Appends its ParameterDescription, as the client knows it.
+    pub fn encode_types(&self, out: &mut Vec<u8>) {
+        if let Some(types) = self.types.borrow().as_deref() {
+            encode::message(out, b't', |body| body.extend_from_slice(types));
+        }
     }
 
     /// A server has said it, to the client or to us only. Where the client does not know, the last word counts. The

@@ -395,6 +395,9 @@ impl Session {
 
     /// A message of the server; `None` when the next one can be looked at.
     fn pass_down(&mut self, tag: u8, len: usize, whole: bool) -> Option<Look> {
+        if tag == b'E' && whole && self.may_repeat(len) {
+            return self.repeat(len);
+        }
         let message = self.down.peek(len);
         let body = message.get(HEADER_LEN..).unwrap_or_default();
         let fatal = tag == b'E' && ErrorView::new(body).ends_connection();

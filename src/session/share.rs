@@ -223,6 +223,25 @@ impl Session {
         None
     }
 
+    /// True for an error that the client is spared by running its batch again.
+    pub(super) fn may_repeat(&mut self, len: usize) -> bool {
+        let body = self.down.peek(len).get(HEADER_LEN..).unwrap_or_default();
+        self.state.may_repeat(body) && !self.up.must_write() && self.up.insert(&[])
+    }
+
+    /// The server has failed a batch that can be run again without the client's noticing.
+    pub(super) fn repeat(&mut self, len: usize) -> Option<Look> {
+        if self.down.must_write() {
+            return Some(Look::WriteFirst);
+        }
+        let body = self.down.peek(len).get(HEADER_LEN..).unwrap_or_default();
+        let again = self.state.repeat(body);
+        let put = self.up.insert(&again);
+        debug_assert!(put, "an insertion was possible just now");
+        self.down.drop_message();
+        None
+    }
+
     /// Gives the client the answers whose turn it is and that no server sends. False when something must be written
     /// first.
     pub(super) fn tell_fakes(&mut self) -> bool {

@@ -4,9 +4,13 @@
 //! In: the client's messages. Out: what is sent instead or before, and which answers the client gets from us. Sans-IO.
 //! The statements of a backend come with its lease and go with it.
 
+mod again;
 mod names;
 mod shapes;
 
+use std::rc::Rc;
+
+use again::Batch;
 use names::{encode_named, name_len, push_name};
 use shapes::{Describing, NO_STATEMENT};
 
@@ -51,6 +55,8 @@ pub struct Sharing {
     undescribed: Option<(Box<[u8]>, Describing)>,
     /// The number under which the statement of the client's next message has been prepared, to see what it returns.
     verified: u32,
+    /// What may have to be sent again.
+    batch_kept: Batch,
     /// A text too long to be read was sent: what it does to the session is not known.
     unread: Unread,
 }
@@ -95,6 +101,7 @@ impl Sharing {
             describing: Vec::new(),
             undescribed: None,
             verified: NO_STATEMENT,
+            batch_kept: Batch::default(),
             unread: Unread::Nothing,
         }
     }
@@ -115,6 +122,7 @@ impl Sharing {
         self.describing = Vec::new();
         self.undescribed = None;
         self.verified = NO_STATEMENT;
+        self.batch_kept.clear(ROOM);
         let mut carried = self.carried.take()?;
         carried.set_last_session(self.session);
         Some(carried)
@@ -217,8 +225,9 @@ impl State {
     /// server would say of one whose columns have changed.
     pub(super) fn renamed(&self, body: &[u8]) -> Option<Vec<u8>> {
         let view = ErrorView::new(body);
-        if self.pipeline.is_stale_turn() {
-            return (view.code() == SqlState::UNDEFINED_PREPARED_STATEMENT).then(shapes::changed_result);
+        if let Some(described) = self.pipeline.stale() {
+            let failed = view.code() == SqlState::UNDEFINED_PREPARED_STATEMENT;
+            return failed.then(|| shapes::changed_result(described));
         }
         let name = self.pipeline.prepared_twice()?;
         (view.code() == SqlState::DUPLICATE_PREPARED_STATEMENT).then(|| {
@@ -279,6 +288,7 @@ impl State {
         {
             sharing.batch = sharing.batch.wrapping_add(1);
         }
+        self.note_batch(kind, message, whole);
         self.prepare_backend(kind, body);
         let plan = self.translate_kind(kind, message, body, whole);
         if let Some(sharing) = self.sharing.as_mut() {
@@ -420,7 +430,7 @@ impl State {
             out.push(0);
             push_name(out, number);
         }
-        let request = if stale { Request::Stale } else { self.bind(body) };
+        let request = if stale { Request::Stale(None) } else { self.bind(body) };
         self.sent(request);
         number.map_or(Plan::Pass, |_| Plan::Head(head))
     }
@@ -436,7 +446,8 @@ impl State {
             encode_named(out, b'D', number);
         }
         if stale {
-            self.sent(Request::Stale);
+            let described = self.prepared.get(name).map(|statement| Rc::clone(&statement.description));
+            self.sent(Request::Stale(described));
             return Plan::Instead;
         }
         if let (Some(number), Some(statement), Some(sharing)) =

@@ -324,6 +324,9 @@ impl State {
                 self.completed(backend::command_tag(body));
             }
             _ => {
+                if tag == b'2' {
+                    self.note_bound();
+                }
                 self.note_description(tag, body);
                 self.answered(tag);
             }

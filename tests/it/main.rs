@@ -11,6 +11,7 @@
 mod auth;
 mod basic;
 mod check;
+mod columns;
 mod demo;
 mod failover;
 mod figures;

@@ -11,7 +11,6 @@ use crate::session::state::State;
 use crate::sql::{PinCause, glance};
 use crate::wire::backend::TxStatus;
 use crate::wire::encode;
-use crate::wire::error::{ErrorView, SqlState};
 use crate::wire::frontend::Kind;
 
 /// The owner of an unnamed statement that may or may not be there: no session has this number.
@@ -211,17 +210,6 @@ impl State {
     pub(in crate::session) fn note_refused(&mut self) {
         if let Some(sharing) = self.sharing.as_mut() {
             sharing.refused = true;
-        }
-    }
-
-    /// The server has failed a statement because what it returns has changed since it was prepared: whoever uses the
-    /// statements of this backend next has them prepared again.
-    pub(in crate::session) fn note_error(&mut self, body: &[u8]) {
-        let view = ErrorView::new(body);
-        let stale = view.code() == SqlState::FEATURE_NOT_SUPPORTED
-            && view.field(b'R') == Some("RevalidateCachedQuery");
-        if stale && self.sharing.is_some() {
-            self.retire_all();
         }
     }
 }

@@ -182,9 +182,13 @@ fn digest_columns(digest: &mut Sha256, columns: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// What a server says of a statement whose columns have changed. Drivers know it by its code and its routine.
-pub(super) fn changed_result() -> Vec<u8> {
+/// What a server says of a statement whose columns have changed; asked to describe it, it tells its parameters before.
+/// Drivers know the error by its code and its routine.
+pub(super) fn changed_result(described: Option<&Description>) -> Vec<u8> {
     let mut out = Vec::new();
+    if let Some(description) = described {
+        description.encode_types(&mut out);
+    }
     encode::message(&mut out, b'E', |body| {
         for field in [
             "SERROR",

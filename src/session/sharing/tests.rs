@@ -54,12 +54,16 @@ impl Server {
     }
 
     /// A statement that is about to be used. Without one of this form the error has been told.
-    fn revalidate(&mut self, name: &[u8], out: &mut Vec<u8>) -> Option<Prepared> {
+    fn revalidate(&mut self, name: &[u8], describes: bool, out: &mut Vec<u8>) -> Option<Prepared> {
         let found = if name.is_empty() { self.unnamed.clone() } else { self.named.get(name).cloned() };
         match found {
             None => self.error("26000", out),
+            found if describes => {
+                parameters(found.as_ref().unwrap(), out);
+                return self.revalidate(name, false, out);
+            }
             Some(found) if found.returns_rows() && found.table != self.table => {
-                out.extend(shapes::changed_result());
+                out.extend(shapes::changed_result(None));
                 self.skipping = true;
             }
             found => return found,
@@ -121,14 +125,14 @@ impl Server {
                 reply(out, b'1');
             }
             b'B' => {
-                if let Some(found) = self.revalidate(frontend::bind(body).unwrap().statement, out) {
+                if let Some(found) = self.revalidate(frontend::bind(body).unwrap().statement, false, out) {
                     self.portal = Some(found.text);
                     reply(out, b'2');
                 }
             }
             b'D' => match frontend::named(body) {
                 Some(Named::Statement(name)) => {
-                    if let Some(found) = self.revalidate(name, out) {
+                    if let Some(found) = self.revalidate(name, true, out) {
                         describe(&found, out);
                     }
                 }
@@ -156,10 +160,14 @@ impl Server {
     }
 }
 
-/// The statement's last letter as the type of its only parameter; the table's number in the name of its only column.
-fn describe(prepared: &Prepared, out: &mut Vec<u8>) {
+/// The statement's last letter as the type of its only parameter.
+fn parameters(prepared: &Prepared, out: &mut Vec<u8>) {
     let letter = *prepared.text.last().unwrap();
     encode::message(out, b't', |body| body.extend([0, 1, 0, 0, 0, letter]));
+}
+
+/// The table's number in the name of its only column.
+fn describe(prepared: &Prepared, out: &mut Vec<u8>) {
     if !prepared.returns_rows() {
         return encode::message(out, b'n', |_| {});
     }
@@ -240,12 +248,12 @@ fn lease(state: &mut State, backend: &mut Shared, acts: &[Act]) -> Vec<u8> {
         let message = encoded(act);
         let kind = Kind::of(message[0]).unwrap();
         if state.must_wait(kind, &message[HEADER_LEN..]) {
-            receive(state, &backend.server.answer(&std::mem::take(&mut sent)), &mut client);
+            exchange(state, &mut backend.server, &mut sent, &mut client);
             assert!(!state.must_wait(kind, &message[HEADER_LEN..]));
         }
         while state.must_verify(kind, &message[HEADER_LEN..]) {
             sent.extend_from_slice(state.translated());
-            receive(state, &backend.server.answer(&std::mem::take(&mut sent)), &mut client);
+            exchange(state, &mut backend.server, &mut sent, &mut client);
         }
         let plan = state.translate(kind, &message, true);
         sent.extend_from_slice(&state.sharing.as_ref().unwrap().bytes);
@@ -256,25 +264,31 @@ fn lease(state: &mut State, backend: &mut Shared, acts: &[Act]) -> Vec<u8> {
         }
         fakes(state, &mut client);
     }
-    receive(state, &backend.server.answer(&sent), &mut client);
+    exchange(state, &mut backend.server, &mut sent, &mut client);
     assert!(state.is_quiet(), "{:?}", state.pipeline);
     assert!(!state.sharing.as_ref().unwrap().refused);
     backend.carried = state.sharing.as_mut().unwrap().give().unwrap();
     client
 }
 
-/// Gives the client what it gets of a server's answers.
-fn receive(state: &mut State, answers: &[u8], client: &mut Vec<u8>) {
-    let mut rest = answers;
-    while let Some((message, next)) = frame::split(rest).unwrap() {
-        if let Some(error) = (message.tag == b'E').then(|| state.renamed(message.body)).flatten() {
-            client.extend_from_slice(&error);
-        } else if !state.hides(message.tag, message.body) {
-            client.extend_from_slice(&rest[..rest.len() - next.len()]);
+/// Sends it, and gives the client what it gets of the answers.
+fn exchange(state: &mut State, server: &mut Server, sent: &mut Vec<u8>, client: &mut Vec<u8>) {
+    let mut answers = server.answer(&std::mem::take(sent));
+    while let Some((message, rest)) = frame::split(&answers).unwrap() {
+        let len = answers.len() - rest.len();
+        if message.tag == b'E' && state.may_repeat(message.body) {
+            let again = state.repeat(message.body);
+            answers.extend(server.answer(&again));
+        } else {
+            if let Some(error) = (message.tag == b'E').then(|| state.renamed(message.body)).flatten() {
+                client.extend_from_slice(&error);
+            } else if !state.hides(message.tag, message.body) {
+                client.extend_from_slice(&answers[..len]);
+            }
+            state.server_message(message.tag, message.body);
+            fakes(state, client);
         }
-        state.server_message(message.tag, message.body);
-        fakes(state, client);
-        rest = next;
+        answers.drain(..len);
     }
 }
 
@@ -336,6 +350,49 @@ fn an_unnamed_statement_is_its_owners() {
     assert!(words(&told)[0].contains("26000"));
     let told = lease(&mut first, &mut shared, &[Act::Bind(0), Act::Execute, Act::Sync]);
     assert_eq!(words(&told), ["2 ", "C select 1 of 0 ", "Z I"]);
+}
+
+/// What a client is told that runs a statement with rows after a change of the table, on the backend where it was
+/// prepared and on another.
+fn after_a_change(prepare: &[Act], run: &[Act]) -> [Vec<String>; 2] {
+    [0, 1].map(|on| {
+        let mut backends = [backend(5), backend(5)];
+        let mut state = session(1);
+        lease(&mut state, &mut backends[0], prepare);
+        for backend in &mut backends {
+            backend.server.table += 1;
+        }
+        words(&lease(&mut state, &mut backends[on], run))
+    })
+}
+
+#[test]
+fn a_client_that_does_not_know_the_columns_gets_the_new_ones() {
+    let run = [Act::Bind(1), Act::Execute, Act::Sync];
+    let told = after_a_change(&[Act::Parse(1, ROWS), Act::Sync], &run);
+    let wanted = ["2 ", "C rows 4 of 1 ", "Z I"];
+    assert_eq!(told, [wanted, wanted]);
+    // One that knows them gets the error, wherever it is.
+    let told = after_a_change(&[Act::Parse(1, ROWS), Act::Describe(1), Act::Sync], &run);
+    let wanted = words(&shapes::changed_result(None)).remove(0);
+    assert_eq!(told, [[wanted.as_str(), "Z I"], [wanted.as_str(), "Z I"]]);
+}
+
+#[test]
+fn what_has_begun_is_not_run_again() {
+    let failed = words(&shapes::changed_result(None)).remove(0);
+    let prepare = [Act::Parse(1, ROWS), Act::Parse(2, 1), Act::Sync];
+    // Something has run before in the same transaction.
+    let run = [Act::Bind(2), Act::Execute, Act::Bind(1), Act::Execute, Act::Sync];
+    let [there, _] = after_a_change(&prepare, &run);
+    assert_eq!(there, ["2 ", "C select 1 of 1 ", &failed, "Z I"]);
+    // The client waits for an answer before it has sent everything, or has sent more.
+    let run = [Act::Bind(1), Act::Flush, Act::Execute, Act::Sync];
+    let [there, _] = after_a_change(&prepare, &run);
+    assert_eq!(there, [&failed, "Z I"]);
+    let run = [Act::Bind(1), Act::Execute, Act::Sync, Act::Query("select 7")];
+    let [there, _] = after_a_change(&prepare, &run);
+    assert_eq!(there, [&failed, "Z I", "C select 7 ", "Z I"]);
 }
 
 #[test]
