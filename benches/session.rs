@@ -8,6 +8,7 @@
 mod traffic;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,15 +17,15 @@ use pgsteer::config::{NodeAddress, Settings, TlsMode};
 use pgsteer::drain::Tasks;
 use pgsteer::metrics::Metrics;
 use pgsteer::net::tls::ServerTlsContext;
-use pgsteer::pool::{Claim, Credentials, PoolKey, Registry, StartupSet, Verdict};
+use pgsteer::pool::{Claim, Credentials, PoolKey, Registry, Seat, StartupSet, Statements, Verdict};
 use pgsteer::scram::client::{Binding, Client, Secret};
 use pgsteer::scram::server::{Offer, Server};
 use pgsteer::scram::{NONCE_BYTES, Verifier};
+use pgsteer::session::sharing::Sharing;
 use pgsteer::session::state::State;
 use pgsteer::topology::{Epoch, Health, NodeId, Nudges, Role, Store, Topology};
 use pgsteer::wire::frame;
 use pgsteer::wire::frontend::Kind;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::time::Instant;
@@ -54,6 +55,46 @@ fn books_of_a_round_trip(bencher: Bencher, mode: &str) {
             rest = next;
         }
         assert!(state.is_quiet());
+    });
+}
+
+/// The client's messages as the relay shows them to the books of transaction mode.
+fn translate(state: &mut State, up: &[u8]) {
+    let mut rest = up;
+    while let Some((found, next)) = frame::split(rest).unwrap() {
+        let kind = Kind::of(found.tag).unwrap();
+        assert!(!state.must_wait(kind, found.body));
+        black_box(state.translate(kind, &rest[..rest.len() - next.len()], true));
+        rest = next;
+    }
+}
+
+fn answered(state: &mut State, down: &[u8]) {
+    let mut rest = down;
+    while let Some((found, next)) = frame::split(rest).unwrap() {
+        state.server_message(found.tag, found.body);
+        rest = next;
+    }
+}
+
+/// The same where backends are shared: a backend is taken with its statements, names are translated, and it is given
+/// back.
+#[divan::bench(args = ["simple", "extended", "prepared"])]
+fn books_of_a_shared_round_trip(bencher: Bencher, mode: &str) {
+    let (up, down) = traffic::round_trip(mode);
+    let mut state = State::new(1 << 20);
+    let mut sharing = Sharing::new(1);
+    sharing.take(Box::new(Statements::new(200)));
+    state.sharing = Some(Box::new(sharing));
+    translate(&mut state, &traffic::prepare());
+    answered(&mut state, b"1\0\0\0\x04Z\0\0\0\x05I");
+    bencher.bench_local(|| {
+        translate(&mut state, black_box(&up));
+        answered(&mut state, black_box(&down));
+        assert!(state.is_quiet());
+        let sharing = state.sharing.as_mut().unwrap();
+        let carried = sharing.give().unwrap();
+        sharing.take(carried);
     });
 }
 
@@ -87,11 +128,12 @@ async fn pool() -> Arc<Registry> {
     settings.cluster.tls.mode = TlsMode::Off;
     settings.pool.warm = 0;
     let tasks = Tasks::new();
+    let servers = tasks.clone();
     tasks.spawn(async move {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        // It ends with the bench.
-        let _ = traffic::greet(&mut socket).await;
-        let _ = socket.read_u8().await;
+        while let Ok((socket, _)) = listener.accept().await {
+            // It ends with the bench.
+            servers.spawn(async move { drop(traffic::serve(socket).await) });
+        }
     });
     let mut topology = Topology::unseen(&settings.cluster.nodes);
     (topology.epoch, topology.primary) = (Epoch(1), Some(NodeId(0)));
@@ -108,14 +150,56 @@ async fn pool() -> Arc<Registry> {
     )
 }
 
-/// An idle backend is taken and given back: what every transaction of transaction pooling pays.
-#[divan::bench]
-fn checkout_and_checkin(bencher: Bencher) {
+fn key() -> Arc<PoolKey> {
+    let set = StartupSet::new([("client_encoding", "UTF8")]);
+    Arc::new(PoolKey { node: NodeId(0), database: "db".into(), user: "u".into(), set })
+}
+
+/// That many idle backends, and as many seats at their pool.
+async fn seats(registry: &Arc<Registry>, count: usize) -> Vec<Seat> {
+    let deadline = Instant::now() + Duration::from_mins(5);
+    let credentials = Arc::new(Credentials::None);
+    let mut backends = Vec::new();
+    for _ in 0..count {
+        backends.push(registry.lease(&key(), Claim::Full, &credentials, deadline).await.unwrap());
+    }
+    let seats = backends.iter().map(|backend| Seat::new(registry, backend, Claim::Full)).collect();
+    for backend in backends {
+        registry.release(backend, Verdict::Clean);
+    }
+    seats
+}
+
+/// What every transaction of transaction mode pays: an idle backend is taken and given back, while that many other
+/// threads do nothing but the same.
+#[divan::bench(args = [0, 1])]
+fn checkout_and_checkin(bencher: Bencher, others: usize) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let (registry, key) = runtime.block_on(async {
-        let set = StartupSet::new([("client_encoding", "UTF8")]);
-        (pool().await, Arc::new(PoolKey { node: NodeId(0), database: "db".into(), user: "u".into(), set }))
+    let registry = runtime.block_on(pool());
+    let turn = |seat: &Seat| registry.release(seat.try_lease().unwrap(), Verdict::Clean);
+    let seats = runtime.block_on(seats(&registry, 1 + others));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for seat in &seats[1..] {
+            scope.spawn(|| {
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                let _inside = runtime.enter();
+                while !done.load(Ordering::Relaxed) {
+                    turn(seat);
+                }
+            });
+        }
+        let _inside = runtime.enter();
+        bencher.bench_local(|| turn(&seats[0]));
+        done.store(true, Ordering::Relaxed);
     });
+}
+
+/// The way of a session that has no seat yet.
+#[divan::bench]
+fn lease_and_release(bencher: Bencher) {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let (registry, key) = (runtime.block_on(pool()), key());
     let credentials = Arc::new(Credentials::None);
     let deadline = Instant::now() + Duration::from_mins(5);
     let turn = || {

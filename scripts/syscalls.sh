@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# System calls of pgsteer per transaction of pgbench, by strace: simple, extended and prepared statements, and a
-# connection for each. Fails when a round trip of a prepared statement takes more than four socket calls, or any call
-# but those and waiting.
+# System calls of pgsteer per transaction of pgbench, by strace: simple, extended and prepared statements and a
+# connection for each, in session and in transaction mode. Fails when a round trip of a prepared statement takes more than
+# four socket calls, or any call but those and waiting (so no futex: nobody waits for a lock).
 #   scripts/syscalls.sh [TRANSACTIONS]      per client, default 2000
 # PGSTEER=path      the program under test (default: a release build of this tree)
 set -euo pipefail
@@ -25,7 +25,10 @@ server_port=$(free_port) proxy_port=$(free_port)
 init_server "max_connections = 100"
 export PGHOST=127.0.0.1 PGUSER=postgres PGDATABASE=postgres
 pgbench -p "$server_port" -i -q -s 1 2>"$run/fill.log"
-start_proxy <<CONF
+
+# run_proxy MODE
+run_proxy() {
+    start_proxy <<CONF
 [cluster]
 nodes = ["127.0.0.1:$server_port"]
 state_file = ""
@@ -37,8 +40,10 @@ source = "trust"
 [[listen]]
 address = "127.0.0.1:$proxy_port"
 [pool]
+mode = "$1"
 size = 50
 CONF
+}
 
 load() { pgbench -p "$proxy_port" -n -S -j 1 "$@" >"$run/pgbench.log" 2>&1 || die "$(cat "$run/pgbench.log")"; }
 
@@ -66,23 +71,28 @@ report() {
 }
 
 failed=
-for clients in 1 32; do
-    for mode in simple extended prepared; do
-        # The first run fills the pool, so that the second one opens no backends.
-        load -t 10 -M "$mode" -c "$clients"
-        count -M "$mode" -c "$clients"
-        report "$mode c=$clients" $((transactions * clients))
-        if [ "$mode" = prepared ]; then
-            # What logins, logouts and probes need is spread over all round trips: a hundredth of a call is none.
-            awk -v n=$((transactions * clients)) '
-                $1 ~ /^(recv|send|read|write)/ { socket += $2; failed += $3; next }
-                $1 !~ /^epoll_p?wait/ { other += $2 }
-                END { exit !(socket / n <= 4.1 && failed / n <= 0.01 && other / n <= 0.05) }' \
-                "$run/calls" || failed=yes
-        fi
+for pooling in session transaction; do
+    run_proxy "$pooling"
+    printf '%s mode\n' "$pooling"
+    for clients in 1 32; do
+        for mode in simple extended prepared; do
+            # The first run fills the pool, so that the second one opens no backends.
+            load -t 10 -M "$mode" -c "$clients"
+            count -M "$mode" -c "$clients"
+            report "$mode c=$clients" $((transactions * clients))
+            if [ "$mode" = prepared ]; then
+                # What logins, logouts and probes need is spread over all round trips: a hundredth of a call is none.
+                awk -v n=$((transactions * clients)) '
+                    $1 ~ /^(recv|send|read|write)/ { socket += $2; failed += $3; next }
+                    $1 !~ /^epoll_p?wait/ { other += $2 }
+                    END { exit !(socket / n <= 4.1 && failed / n <= 0.01 && other / n <= 0.05) }' \
+                    "$run/calls" || failed=yes
+            fi
+        done
     done
+    load -t 10 -C -c 8
+    count -C -c 8
+    report "connect c=8" $((transactions * 8 / 20))
+    stop_proxy
 done
-load -t 10 -C -c 8
-count -C -c 8
-report "connect c=8" $((transactions * 8 / 20))
 [ -z "$failed" ] || die "a round trip took more system calls than two reads and two writes"

@@ -1,6 +1,6 @@
 //! Heap use of sessions, counted exactly: none for a round trip, little for an idle session.
 //!
-//! A real session between two sockets; the server is a few lines that answer every request with the same bytes. The
+//! A real session between two sockets; the server is a few lines that have an answer to everything. The
 //! counts are those of the thread that runs the session, which also is the proxy's way: a session lives on one thread.
 
 #![allow(clippy::unwrap_used, reason = "a test program")]
@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pgsteer::config::{AuthSource, ClientTlsMode, ListenAddress, ListenRole, NodeAddress, Settings, TlsMode};
+use pgsteer::config::{
+    AuthSource, ClientTlsMode, ListenAddress, ListenRole, NodeAddress, PoolMode, Settings, TlsMode,
+};
 use pgsteer::drain::Tasks;
 use pgsteer::metrics::Metrics;
 use pgsteer::net::listener::{self, Listener};
@@ -39,10 +41,11 @@ fn runtime() -> LocalRuntime {
 }
 
 /// Everything that sessions share, with one primary that is up.
-fn shared(node: SocketAddr) -> Shared {
+fn shared(node: SocketAddr, mode: PoolMode) -> Shared {
     let mut settings = Settings::with_nodes([NodeAddress::new("127.0.0.1", node.port())]);
     settings.cluster.tls.mode = TlsMode::Off;
     settings.auth.source = AuthSource::Trust;
+    settings.pool.mode = mode;
     (settings.pool.warm, settings.pool.size, settings.pool.max_backends_per_node) = (0, SESSIONS, SESSIONS);
     let mut topology = Topology::unseen(&settings.cluster.nodes);
     (topology.epoch, topology.primary) = (Epoch(1), Some(NodeId(0)));
@@ -72,25 +75,19 @@ fn shared(node: SocketAddr) -> Shared {
     Shared { settings, store, nudges, registry, directory, verifiers, metrics, tasks }
 }
 
-/// A server in a thread of its own; whatever it is asked it answers with `answer`.
-fn server(answer: Vec<u8>) -> SocketAddr {
+/// A server in a thread of its own.
+fn server() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let answer: &'static [u8] = answer.leak();
     std::thread::spawn(move || {
         Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let listener = TcpListener::from_std(listener).unwrap();
             let tasks = Tasks::new();
             loop {
-                let (mut socket, _) = listener.accept().await.unwrap();
-                tasks.spawn(async move {
-                    traffic::greet(&mut socket).await.unwrap();
-                    let mut request = [0; 1024];
-                    while matches!(socket.read(&mut request).await, Ok(1..)) {
-                        socket.write_all(answer).await.unwrap();
-                    }
-                });
+                let (socket, _) = listener.accept().await.unwrap();
+                // It ends with its client.
+                tasks.spawn(async move { drop(traffic::serve(socket).await) });
             }
         });
     });
@@ -135,17 +132,19 @@ async fn until_ready(client: &mut TcpStream, room: &mut [u8]) {
     }
 }
 
-fn allocations_of_round_trips(mode: &str) -> u64 {
-    let (request, answer) = traffic::round_trip(mode);
-    let node = server(answer);
+fn allocations_of_round_trips(pooling: PoolMode, mode: &str) -> u64 {
+    let (request, _) = traffic::round_trip(mode);
+    let node = server();
     let runtime = runtime();
     let (mut client, shared) = runtime.block_on(async {
-        let shared = shared(node);
+        let shared = shared(node, pooling);
         let ctx = Context::new(&shared, 0);
         let (mut listener, address) = listen().await;
         let (client, ()) = tokio::join!(TcpStream::connect(address), serve(&ctx, &mut listener));
         let mut client = client.unwrap();
         client.write_all(&startup()).await.unwrap();
+        until_ready(&mut client, &mut [0; 4096]).await;
+        client.write_all(&traffic::prepare()).await.unwrap();
         until_ready(&mut client, &mut [0; 4096]).await;
         (client, shared)
     });
@@ -170,17 +169,20 @@ fn allocations_of_round_trips(mode: &str) -> u64 {
 
 #[test]
 fn a_round_trip_allocates_nothing() {
-    for mode in ["simple", "extended", "prepared"] {
-        assert_eq!(allocations_of_round_trips(mode), 0, "{mode}, a hundred round trips");
+    for pooling in [PoolMode::Session, PoolMode::Transaction] {
+        for mode in ["simple", "extended", "prepared"] {
+            let count = allocations_of_round_trips(pooling, mode);
+            assert_eq!(count, 0, "a hundred round trips, {mode} with {pooling:?}");
+        }
     }
 }
 
 #[test]
 fn an_idle_session_is_small() {
-    let node = server(Vec::new());
+    let node = server();
     let runtime = runtime();
     let (shared, ctx, mut listener, address) = runtime.block_on(async {
-        let shared = shared(node);
+        let shared = shared(node, PoolMode::Session);
         let ctx = Context::new(&shared, 0);
         let (listener, address) = listen().await;
         (shared, ctx, listener, address)

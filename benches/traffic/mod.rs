@@ -2,7 +2,7 @@
 //!
 //! Bytes only, but for the greeting, which needs the socket that it is said on.
 
-use pgsteer::wire::encode;
+use pgsteer::wire::{encode, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -45,7 +45,61 @@ pub async fn greet(socket: &mut TcpStream) -> std::io::Result<()> {
     encode::auth_ok(&mut out);
     encode::parameter_status(&mut out, "in_hot_standby", "off");
     encode::parameter_status(&mut out, "standard_conforming_strings", "on");
+    encode::parameter_status(&mut out, "session_authorization", "u");
     encode::backend_key_data(&mut out, 1, b"key!");
     encode::ready_for_query(&mut out, b'I');
     socket.write_all(&out).await
+}
+
+/// A server that has whatever it is asked for: one row, or the name of its role.
+pub async fn serve(mut socket: TcpStream) -> std::io::Result<()> {
+    greet(&mut socket).await?;
+    let (mut request, mut end) = ([0; 4096], 0);
+    let mut out = Vec::new();
+    loop {
+        match socket.read(&mut request[end..]).await? {
+            0 => return Ok(()),
+            count => end += count,
+        }
+        let mut rest = &request[..end];
+        while let Ok(Some((found, next))) = frame::split(rest) {
+            answer(&mut out, found.tag, found.body);
+            rest = next;
+        }
+        let left = rest.len();
+        request.copy_within(end - left..end, 0);
+        end = left;
+        socket.write_all(&out).await?;
+        out.clear();
+    }
+}
+
+fn answer(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
+    let row = |out: &mut Vec<u8>| {
+        let value = if body.starts_with(b"SELECT session_user") { b'u' } else { b'0' };
+        append(out, b'D', &[0, 1, 0, 0, 0, 1, value]);
+        encode::command_complete(out, "SELECT 1");
+    };
+    match tag {
+        b'P' => append(out, b'1', b""),
+        b'B' => append(out, b'2', b""),
+        b'C' => append(out, b'3', b""),
+        b'D' => append(out, b'T', &[0; 33]),
+        b'E' => row(out),
+        b'Q' => {
+            append(out, b'T', &[0; 33]);
+            row(out);
+            encode::ready_for_query(out, b'I');
+        }
+        b'S' => encode::ready_for_query(out, b'I'),
+        _ => {}
+    }
+}
+
+/// What makes the statement that the prepared round trip uses.
+pub fn prepare() -> Vec<u8> {
+    let mut up = Vec::new();
+    append(&mut up, b'P', b"P_0\0SELECT abalance FROM pgbench_accounts WHERE aid = $1;\0\0\0");
+    encode::sync(&mut up);
+    up
 }

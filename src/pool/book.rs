@@ -136,6 +136,7 @@ struct Waiter<T> {
     id: u64,
     pool: usize,
     claim: Claim,
+    home: ThreadId,
     since: Instant,
     sender: oneshot::Sender<Grant<T>>,
 }
@@ -197,7 +198,7 @@ impl<T> Book<T> {
         let allowed = self.is_allowed(account, claim);
         if allowed
             && self.pools[pool].waiting == 0
-            && let Some(item) = self.take_idle(pool, Some(home))
+            && let Some(item) = self.take_idle(pool, home)
         {
             self.shift(pool, Phase::Idle, Phase::Active);
             self.pools[pool].waits.at_once();
@@ -211,7 +212,7 @@ impl<T> Book<T> {
         if waiting >= self.limits.waiters {
             return (Checkout::Full, Vec::new());
         }
-        let (waiter, receiver) = self.push_waiter(pool, claim, now);
+        let (waiter, receiver) = self.push_waiter(pool, claim, home, now);
         let evicted = self.pump(self.accounts[account].node, now);
         (Checkout::Wait(id, waiter, receiver), evicted)
     }
@@ -229,7 +230,7 @@ impl<T> Book<T> {
         if self.pools[pool].waiting > 0 || !self.is_allowed(self.pools[pool].account, claim) {
             return None;
         }
-        let item = self.take_idle(pool, Some(home))?;
+        let item = self.take_idle(pool, home)?;
         self.shift(pool, Phase::Idle, Phase::Active);
         self.pools[pool].waits.at_once();
         Some(item)
@@ -341,9 +342,9 @@ impl<T> Book<T> {
     }
 
     /// The newest idle item, one of that thread before others.
-    fn take_idle(&mut self, pool: usize, home: Option<ThreadId>) -> Option<T> {
+    fn take_idle(&mut self, pool: usize, home: ThreadId) -> Option<T> {
         let idle = &mut self.pools[pool].idle;
-        let own = home.and_then(|home| idle.iter().rposition(|one| one.home == home));
+        let own = idle.iter().rposition(|one| one.home == home);
         let at = own.or_else(|| idle.len().checked_sub(1))?;
         idle.remove(at).map(|one| one.item)
     }

@@ -27,6 +27,14 @@ pub struct CancelGate {
 pub struct CancelPass(Arc<CancelGate>);
 
 impl CancelGate {
+    /// A fresh gate for the next lease, in the same place where nobody else knows the old one.
+    pub(super) fn renew(this: &mut Arc<Self>) {
+        match Arc::get_mut(this) {
+            Some(gate) => *gate = Self::default(),
+            None => *this = Arc::default(),
+        }
+    }
+
     /// Lets a canceller in; `None` when the lease has ended and there is nothing to cancel.
     pub fn enter(self: &Arc<Self>) -> Option<CancelPass> {
         let entered = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
@@ -60,6 +68,19 @@ impl Drop for CancelPass {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_knows_the_old_gate_does_not_pass_the_new_one() {
+        let mut gate = Arc::new(CancelGate::default());
+        let old = Arc::clone(&gate);
+        assert!(!gate.close());
+        CancelGate::renew(&mut gate);
+        assert!(old.enter().is_none() && gate.enter().is_some());
+        gate.close();
+        CancelGate::renew(&mut gate);
+        assert!(gate.enter().is_some(), "opened again in its place");
+        assert!(gate.close(), "and used");
+    }
 
     #[tokio::test]
     async fn nobody_enters_after_closing_and_closing_waits() {

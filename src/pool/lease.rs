@@ -192,7 +192,7 @@ impl Registry {
             }
             backend.home = here;
         }
-        backend.cancels = Arc::new(CancelGate::default());
+        CancelGate::renew(&mut backend.cancels);
         backend.reused = true;
         backend.set_state(BackendState::Active);
         self.hold(&mut backend);

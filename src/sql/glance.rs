@@ -8,14 +8,13 @@ use super::lexer::{Lexer, Token};
 pub fn statement_name(sql: &[u8], standard_strings: bool) -> Option<(Vec<u8>, std::ops::Range<usize>)> {
     let mut lexer = Lexer::new(sql, standard_strings);
     let first = lexer.next()?;
-    let mut token = first;
-    if first.is("execute") {
+    // Nearly every statement ends here.
+    if !first.is_any(&["execute", "deallocate"]) {
+        return None;
+    }
+    let mut token = lexer.next()?;
+    if first.is("deallocate") && token.is("prepare") {
         token = lexer.next()?;
-    } else if first.is("deallocate") {
-        token = lexer.next()?;
-        if token.is("prepare") {
-            token = lexer.next()?;
-        }
     }
     let (name, quotes) = match token {
         Token::Word(word) if !token.is_any(&["execute", "deallocate", "all"]) => {
@@ -24,9 +23,6 @@ pub fn statement_name(sql: &[u8], standard_strings: bool) -> Option<(Vec<u8>, st
         Token::QuotedName(name) => (name.to_vec(), 2),
         _ => return None,
     };
-    if !first.is_any(&["execute", "deallocate"]) {
-        return None;
-    }
     let end = lexer.position();
     let start = end.checked_sub(name.len() + quotes)?;
     // One statement only: in a longer text the names of others would stay as they are.

@@ -5,13 +5,23 @@
 //! login, backends that come back may go to those behind it who can use them as they are. Otherwise two startup sets at
 //! the limit would turn every transaction into a login.
 //!
+//! Waiters of one pool that came within [`TOGETHER`] have come together: of those one of the backend's own thread is first,
+//! since a backend that changes threads must be registered anew.
+//!
 //! Those who may only have spare places (`pool.reserve`) are passed over while there are none. At a full node an account
 //! with fewer backends than another gets one of the other's when its turn has come.
+
+use std::thread::ThreadId;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Book, Claim, Grant, Phase, PoolId, Room, Waiter};
+
+/// How much later somebody may have come and still be served first. Longer than a thread needs to look once at all its
+/// sockets, too short to matter to anybody who waits.
+pub(super) const TOGETHER: Duration = Duration::from_millis(2);
 
 /// What is left of a limit for [`Claim::Spare`]. At most a quarter is reserved, so that a small pool is for all.
 fn spare(limit: usize, reserve: usize) -> usize {
@@ -23,11 +33,12 @@ impl<T> Book<T> {
         &mut self,
         pool: usize,
         claim: Claim,
+        home: ThreadId,
         now: Instant,
     ) -> (u64, oneshot::Receiver<Grant<T>>) {
         let (sender, receiver) = oneshot::channel();
         self.last_waiter += 1;
-        let waiter = Waiter { id: self.last_waiter, pool, claim, since: now, sender };
+        let waiter = Waiter { id: self.last_waiter, pool, claim, home, since: now, sender };
         let account = self.pools[pool].account;
         self.pools[pool].waiting += 1;
         self.nodes[self.accounts[account].node].waiting += 1;
@@ -96,7 +107,8 @@ impl<T> Book<T> {
     fn serve_first(&mut self, account: usize, now: Instant, evicted: &mut Vec<T>) -> bool {
         let Some(at) = self.next_in(account) else { return false };
         let pool = self.accounts[account].waiters[at].pool;
-        if let Some(item) = self.take_idle(pool, None) {
+        if let Some((item, home)) = self.take_newest(pool) {
+            let at = self.neighbour(account, at, home);
             self.shift(pool, Phase::Idle, Phase::Active);
             self.grant(account, at, Grant::Item(item), now);
             return true;
@@ -120,10 +132,28 @@ impl<T> Book<T> {
         let Some(pool) = self.accounts[account].pools.iter().find(ready).copied() else { return false };
         let ready = |one: &Waiter<T>| one.pool == pool && self.is_allowed(account, one.claim);
         let Some(at) = self.accounts[account].waiters.iter().position(ready) else { return false };
-        let Some(item) = self.take_idle(pool, None) else { return false };
+        let Some((item, home)) = self.take_newest(pool) else { return false };
+        let at = self.neighbour(account, at, home);
         self.shift(pool, Phase::Idle, Phase::Active);
         self.grant(account, at, Grant::Item(item), now);
         true
+    }
+
+    fn take_newest(&mut self, pool: usize) -> Option<(T, ThreadId)> {
+        self.pools[pool].idle.pop_back().map(|one| (one.item, one.home))
+    }
+
+    /// The first of that thread among those who came together with the one at this place of the queue, for the same pool;
+    /// else itself.
+    fn neighbour(&self, account: usize, at: usize, home: ThreadId) -> usize {
+        let waiters = &self.accounts[account].waiters;
+        let Some(first) = waiters.get(at) else { return at };
+        let together = waiters.iter().enumerate().skip(at);
+        let mut together = together.take_while(|(_, one)| one.since <= first.since + TOGETHER);
+        let near = together.find(|(_, one)| {
+            one.home == home && one.pool == first.pool && self.is_allowed(account, one.claim)
+        });
+        near.map_or(at, |(near, _)| near)
     }
 
     fn grant(&mut self, account: usize, at: usize, grant: Grant<T>, now: Instant) {

@@ -22,10 +22,15 @@ fn home() -> ThreadId {
     std::thread::current().id()
 }
 
+/// Another thread than [`home`].
+fn elsewhere() -> ThreadId {
+    std::thread::spawn(home).join().unwrap()
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    /// A session of that user and set wants a backend.
-    Want(usize, usize, Claim),
+    /// A session of that user and set, on that thread, wants a backend.
+    Want(usize, usize, Claim, usize),
     /// The nth open login succeeds.
     Opened(usize),
     /// The nth open login fails.
@@ -50,7 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
     let n = 0usize..8;
     let claim = prop_oneof![2 => Just(Claim::Full), 1 => Just(Claim::Spare)];
     prop_oneof![
-        6 => (0usize..2, 0usize..3, claim).prop_map(|(user, set, claim)| Step::Want(user, set, claim)),
+        6 => (0usize..2, 0usize..3, claim, 0usize..2)
+            .prop_map(|(user, set, claim, thread)| Step::Want(user, set, claim, thread)),
         4 => n.clone().prop_map(Step::Opened),
         1 => n.clone().prop_map(Step::Failed),
         4 => n.clone().prop_map(Step::Give),
@@ -68,6 +74,7 @@ type Name = (usize, usize);
 struct Waiting {
     name: Name,
     claim: Claim,
+    since: Instant,
     pool: PoolId,
     id: u64,
     receiver: oneshot::Receiver<Grant<u32>>,
@@ -76,6 +83,7 @@ struct Waiting {
 /// What the rest of the program would hold.
 struct World {
     book: Book<u32>,
+    threads: [ThreadId; 2],
     now: Instant,
     next: u32,
     pools: BTreeMap<u32, (PoolId, Name)>,
@@ -90,6 +98,7 @@ impl World {
     fn new() -> Self {
         World {
             book: Book::new(LIMITS),
+            threads: [home(), elsewhere()],
             now: Instant::now(),
             next: 0,
             pools: BTreeMap::new(),
@@ -111,13 +120,13 @@ impl World {
         }
     }
 
-    fn want(&mut self, name: Name, claim: Claim) {
-        let (checkout, evicted) = self.book.checkout(&key(0, name.0, name.1), claim, home(), self.now);
+    fn want(&mut self, name: Name, claim: Claim, thread: ThreadId) {
+        let (checkout, evicted) = self.book.checkout(&key(0, name.0, name.1), claim, thread, self.now);
         self.closing.extend(evicted);
         match checkout {
             Checkout::Now(pool, grant) => self.granted(pool, name, claim, &grant),
             Checkout::Wait(pool, id, receiver) => {
-                self.waiting.push_back(Waiting { name, claim, pool, id, receiver });
+                self.waiting.push_back(Waiting { name, claim, since: self.now, pool, id, receiver });
             }
             Checkout::Full => {}
         }
@@ -136,18 +145,21 @@ impl World {
         self.closing.extend(evicted);
     }
 
-    /// Waiters of one pool must be served in order: none may have a grant while an earlier one has none that could have
-    /// had it.
+    /// Waiters of one pool must be served in order: none may have a grant while one has none that came well before it and
+    /// could have had it.
     fn look(&mut self) {
-        let mut passed_over: Vec<(Name, Claim)> = Vec::new();
+        let mut passed_over: Vec<(Name, Claim, Instant)> = Vec::new();
         for _ in 0..self.waiting.len() {
             let mut one = self.waiting.pop_front().unwrap();
             if let Ok(grant) = one.receiver.try_recv() {
-                let earlier = [Claim::Full, one.claim].map(|claim| passed_over.contains(&(one.name, claim)));
-                assert_eq!(earlier, [false; 2], "served before an earlier one of its pool");
+                let earlier = |(name, claim, since): &(Name, Claim, Instant)| {
+                    let may = [Claim::Full, one.claim].contains(claim);
+                    *name == one.name && may && *since + queue::TOGETHER < one.since
+                };
+                assert!(!passed_over.iter().any(earlier), "served before an earlier one of its pool");
                 self.granted(one.pool, one.name, one.claim, &grant);
             } else {
-                passed_over.push((one.name, one.claim));
+                passed_over.push((one.name, one.claim, one.since));
                 self.waiting.push_back(one);
             }
         }
@@ -168,7 +180,7 @@ impl World {
     fn apply(&mut self, step: &Step) {
         self.now += Duration::from_millis(1);
         match *step {
-            Step::Want(user, set, claim) => self.want((user, set), claim),
+            Step::Want(user, set, claim, thread) => self.want((user, set), claim, self.threads[thread]),
             Step::Opened(n) if n < self.opening.len() => self.opened(n),
             Step::Failed(n) if n < self.opening.len() => {
                 let (pool, ..) = self.opening.remove(n);
@@ -326,7 +338,7 @@ fn dismissed_waiters_are_told() {
 #[test]
 fn the_newest_of_the_own_thread_comes_first() {
     let mut book: Book<u32> = Book::new(LIMITS);
-    let (now, other) = (Instant::now(), std::thread::spawn(home).join().unwrap());
+    let (now, other) = (Instant::now(), elsewhere());
     let mut pool = None;
     for _ in 0..2 {
         let Checkout::Now(id, Grant::Open) = book.checkout(&key(0, 0, 0), Claim::Full, home(), now).0 else {
@@ -439,4 +451,24 @@ fn raised_limits_serve_those_who_wait() {
     assert!(waiting.try_recv().is_err());
     book.set_limits(Limits { size: 2, ..limits }, Instant::now());
     assert!(matches!(waiting.try_recv(), Ok(Grant::Open)));
+}
+
+#[test]
+fn of_those_who_come_together_the_backends_thread_is_first() {
+    let limits = Limits { size: 1, per_node: 9, connecting: 9, waiters: 9, reserve: 0 };
+    let (mut book, pool) = held(limits, 0, 1);
+    let (start, other) = (Instant::now(), elsewhere());
+    let mut wait = |thread, millis| {
+        let now = start + Duration::from_millis(millis);
+        let Checkout::Wait(_, _, receiver) = book.checkout(&key(0, 0, 0), Claim::Full, thread, now).0 else {
+            panic!("nothing to wait for")
+        };
+        receiver
+    };
+    let mut queue = [wait(other, 0), wait(home(), 1), wait(home(), 2), wait(home(), 3)];
+    for served in [1, 2, 0, 3] {
+        book.give(pool, Phase::Active, 7, home(), start);
+        let granted: Vec<bool> = queue.iter_mut().map(|one| one.try_recv().is_ok()).collect();
+        assert_eq!(granted.iter().position(|granted| *granted), Some(served), "{granted:?}");
+    }
 }
