@@ -63,6 +63,7 @@ const SANS_IO: &[&str] = &[
     "src/wire/",
     "src/topology/decide.rs",
     "src/topology/lag.rs",
+    "src/session/name.rs",
     "src/session/params.rs",
     "src/session/pipeline.rs",
     "src/session/prepared.rs",

@@ -92,10 +92,6 @@ impl Recipes {
         }
     }
 
-    pub(super) fn get(&self, who: &Who) -> Option<&Recipe> {
-        self.all.get(who)
-    }
-
     pub(super) fn get_mut(&mut self, who: &Who) -> Option<&mut Recipe> {
         self.all.get_mut(who)
     }

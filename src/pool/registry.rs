@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::backend::{Backend, Info, Verdict};
 use super::book::{Book, Limits, Phase, PoolId};
+use super::credentials::Credentials;
 use super::key::{PoolKey, StartupSet};
 use super::login::Doorman;
 use super::params::Params;
@@ -341,10 +342,20 @@ impl Registry {
         tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(DialError::Timeout))
     }
 
-    /// ParameterStatus of the last login of such a client, for logins while no node can be asked.
-    pub fn cached_login(&self, database: &str, user: &str, set: &StartupSet) -> Option<Params> {
+    /// ParameterStatus of the last login of such a client, for logins that ask no node. The client has just proven who it
+    /// is: what it has proven it by opens the next backends, since a password may have changed meanwhile.
+    pub fn cached_login(
+        &self,
+        database: &str,
+        user: &str,
+        set: &StartupSet,
+        credentials: &Arc<Credentials>,
+    ) -> Option<Params> {
         let who = Who { database: database.to_owned(), user: user.to_owned(), set: set.clone() };
-        locked(&self.recipes).get(&who).map(|recipe| recipe.params.clone())
+        let mut recipes = locked(&self.recipes);
+        let recipe = recipes.get_mut(&who)?;
+        recipe.credentials = Some(Arc::clone(credentials));
+        Some(recipe.params.clone())
     }
 
     /// Forgets derived and recovered keys: after a reload they may be wrong.

@@ -143,9 +143,10 @@ async fn a_backend_is_reset_and_used_again() {
     world.registry.release(again, Verdict::Close);
     world.until("closed", |world| world.counts() == [0; 5]).await;
     assert!(world.registry.backend_rows().is_empty());
-    let cached = world.registry.cached_login("db", "u", &key(0, "a").set).unwrap();
+    let secret = Arc::new(Credentials::None);
+    let cached = world.registry.cached_login("db", "u", &key(0, "a").set, &secret).unwrap();
     assert_eq!(cached.get("TimeZone"), Some("UTC"));
-    assert!(world.registry.cached_login("db", "u", &StartupSet::default()).is_none());
+    assert!(world.registry.cached_login("db", "u", &StartupSet::default(), &secret).is_none());
 }
 
 #[tokio::test]

@@ -3,19 +3,15 @@
 //! In: a session with a request and without a good backend. Out: the session with one, or the error its request gets.
 //! The client is watched all the while: one that leaves gives up its place.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::directory::{Signal, Signals};
 use super::limbo::Limbo;
 use super::restore::{self, RestoreError};
 use super::run::{Attached, End, Flow, Session};
-use super::share::{self, Home};
+use super::share::Home;
 use crate::metrics::{Counter, Gauge, Latency};
 use crate::pool::{Backend, LeaseError, Registry, Verdict};
 use crate::route::{self, NodeLoad, Policy, Refusal, Rng, Target, Wants};
@@ -81,20 +77,31 @@ impl Session {
 
     /// A RESET on the backend took the session's name away, which no server would do.
     async fn reapply_name(&mut self) -> Flow {
-        let Some(name) = self.state.take_name() else { return Ok(()) };
+        if !self.state.take_name_reset() {
+            return Ok(());
+        }
         let Some(attached) = self.attached.as_mut() else { return Ok(()) };
+        let Some(statement) = self.state.params.set_given_name(&attached.backend.params) else {
+            return Ok(());
+        };
         let deadline = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
         let in_block = !self.state.is_quiet();
         self.state.note_own_query();
-        match restore::set_name(&mut attached.backend, &name, in_block, deadline).await {
+        match restore::set_name(&mut attached.backend, &statement, in_block, deadline).await {
             Ok(()) => {
-                if self.state.params.report("application_name", &name) {
-                    encode::parameter_status(&mut self.replies, "application_name", name.as_bytes());
-                }
+                self.tell_given_name();
                 Ok(())
             }
             Err(RestoreError::Refused(_)) => Ok(()),
             Err(RestoreError::Lost | RestoreError::Stranger) => self.settle_loss(),
+        }
+    }
+
+    /// The session has the name given at startup again: the client is told, if it knows another.
+    pub(super) fn tell_given_name(&mut self) {
+        let Some(attached) = self.attached.as_ref() else { return };
+        if let Some(name) = self.state.params.report_given_name(&attached.backend.params) {
+            encode::parameter_status(&mut self.replies, "application_name", name.as_bytes());
         }
     }
 
@@ -139,6 +146,9 @@ impl Session {
                 self.entry.set_held(true);
                 self.ctx.metrics.count(Counter::HoldStarted);
                 self.ctx.metrics.raise(Gauge::SessionsHeld);
+                if self.ended_early && !self.logging_in {
+                    return Err(End::Left.into());
+                }
             }
             self.wait_for_change(pause.min(deadline)).await?;
             if Instant::now() >= deadline {
@@ -345,100 +355,6 @@ impl Session {
         }
     }
 
-    /// Leases a backend on the target while the client is watched; a node that is no longer wanted ends the attempt.
-    async fn lease(
-        &mut self,
-        target: Target,
-        deadline: Instant,
-    ) -> Result<Result<Backend, LeaseError>, NoBackend> {
-        let (node, claim) = (target.node(), share::claim(self.login.wants, target));
-        let key = self.pool_at(node);
-        let registry = Arc::clone(&self.ctx.registry);
-        let credentials = Arc::clone(&self.login.credentials);
-        let mut lease = pin!(registry.lease(&key, claim, &credentials, deadline));
-        loop {
-            let step = poll_fn(|cx| match lease.as_mut().poll(cx) {
-                Poll::Ready(leased) => Poll::Ready(Step::Leased(leased)),
-                Poll::Pending => self.poll_watch(cx).map(Step::Watched),
-            })
-            .await;
-            match step {
-                Step::Leased(leased) => return Ok(leased),
-                Step::Watched(watched) => {
-                    self.watched(&watched)?;
-                    if is_lost(&self.ctx.store.load(), node, self.login.wants) {
-                        return Ok(Err(LeaseError::Epoch));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits for a change of topology until `until`.
-    async fn wait_for_change(&mut self, until: Instant) -> Result<(), NoBackend> {
-        let mut pause = pin!(tokio::time::sleep_until(until));
-        loop {
-            if self.ctx.store.version() != self.seen_version {
-                return Ok(());
-            }
-            let watched = poll_fn(|cx| match self.poll_watch(cx) {
-                Poll::Ready(watched) => Poll::Ready(Some(watched)),
-                Poll::Pending => pause.as_mut().poll(cx).map(|()| None),
-            })
-            .await;
-            match watched {
-                Some(watched) => self.watched(&watched)?,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// True while the session waits for the first backend, or for one for its next transaction, and no server has failed
-    /// it: what its client has sent before its end is run.
-    fn is_first_wait(&self) -> bool {
-        self.logging_in || self.is_sharing()
-    }
-
-    /// Watches the client and the mailbox, and writes what we owe the client.
-    fn poll_watch(&mut self, cx: &mut TaskContext<'_>) -> Poll<Watched> {
-        if let Poll::Ready(Err(_)) = self.poll_replies(cx) {
-            if !self.logging_in {
-                return Poll::Ready(Watched::ClientGone);
-            }
-            self.client_unread = true;
-        }
-        // What arrives is kept for the backend to come; a full buffer leaves the rest to the socket.
-        while !self.client_ended && self.up.can_read() {
-            match self.up.poll_read(cx, &mut self.client) {
-                // A whole conversation may have come behind the startup packet: it is run, as a server does.
-                Poll::Ready(Ok(0) | Err(_)) if self.is_first_wait() && self.up.has_unseen() => {
-                    (self.client_ended, self.ended_early) = (true, true);
-                }
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Watched::ClientGone),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Pending => break,
-            }
-        }
-        self.entry.mailbox.poll(cx).map(Watched::Signals)
-    }
-
-    fn watched(&mut self, watched: &Watched) -> Result<(), NoBackend> {
-        let signals = match *watched {
-            Watched::ClientGone => return Err(End::Left.into()),
-            Watched::Signals(signals) => signals,
-        };
-        self.signals(signals)?;
-        // Nothing has been started for a session that only waits.
-        if self.draining && !signals.contains(Signal::Topology) {
-            return Err(End::Told(super::run::shutting_down()).into());
-        }
-        if signals.contains(Signal::Cancel) && !self.logging_in {
-            let text = "canceling statement due to user request";
-            return Err(NoBackend::Refused(PgError::error(SqlState::QUERY_CANCELED, text)));
-        }
-        Ok(())
-    }
-
     fn no_node(&self, waited: Duration) -> PgError {
         match self.login.wants {
             Wants::Primary => PgError::error(
@@ -464,17 +380,6 @@ impl NodeLoad for Load<'_> {
     fn in_flight(&self, node: NodeId) -> usize {
         self.0.in_flight(node)
     }
-}
-
-enum Step {
-    Leased(Result<Backend, LeaseError>),
-    Watched(Watched),
-}
-
-/// What happened to a session that waits.
-enum Watched {
-    ClientGone,
-    Signals(Signals),
 }
 
 fn no_standby(waited: Duration) -> PgError {

@@ -154,7 +154,8 @@ impl Half {
         self.unread
     }
 
-    fn unseen(&self) -> &[u8] {
+    /// What has not been looked at.
+    pub fn unseen(&self) -> &[u8] {
         self.buffer.as_deref().and_then(|bytes| bytes.get(self.seen..self.end)).unwrap_or_default()
     }
 

@@ -12,11 +12,13 @@ use super::relay::Event;
 use super::run::{End, Flow, LAST_WORDS, Session};
 use crate::pool::Verdict;
 use crate::wire::encode;
+use crate::wire::frame;
+use crate::wire::frontend::Kind;
 
 /// A client that sent its last byte may still read: it is probed this long after, and again.
-const HALF_CLOSE_PROBE: Duration = Duration::from_millis(10);
+pub(super) const HALF_CLOSE_PROBE: Duration = Duration::from_millis(10);
 /// Longest pause between two probes.
-const PROBE_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Session {
     /// The client said it leaves. What it sent before still runs, as on a server: then the server gets the Terminate too
@@ -115,7 +117,13 @@ impl Session {
         self.poll_write_down(cx).map(drop)
     }
 
-    fn probe_client(&mut self) {
+    /// True for a client that sends nothing more and waits for its turn: one that is gone gives it up, unless it has said
+    /// goodbye behind what it wants done.
+    pub(super) fn is_probed(&self) -> bool {
+        self.ended_early && !self.logging_in && !says_goodbye(self.up.unseen())
+    }
+
+    pub(super) fn probe_client(&mut self) {
         if self.down.is_inside_message() || self.down.must_write() {
             return;
         }
@@ -123,4 +131,15 @@ impl Session {
             encode::parameter_status(&mut self.replies, "integer_datetimes", value);
         }
     }
+}
+
+/// True when a Terminate is among these messages.
+fn says_goodbye(mut messages: &[u8]) -> bool {
+    while let Ok(Some((frame, rest))) = frame::split(messages) {
+        if Kind::of(frame.tag) == Some(Kind::Terminate) {
+            return true;
+        }
+        messages = rest;
+    }
+    false
 }

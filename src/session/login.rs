@@ -252,7 +252,7 @@ async fn enter(
     let login = Login { database, user: startup.user, set, credentials, wants };
     let mut session = Box::new(Session::new(Rc::clone(&ctx), stream, entry, login));
     if !application.is_empty() {
-        session.state.set_application(&application);
+        session.state.params.give_name(&application);
     }
     let _ = endpoint;
     match session.log_in().await {
@@ -326,13 +326,11 @@ impl Session {
     /// True when a login of this kind has succeeded before: what the server said then is said again.
     pub(super) fn answer_from_memory(&mut self) -> bool {
         let login = &self.login;
-        let Some(params) = self.ctx.registry.cached_login(&login.database, &login.user, &login.set) else {
-            return false;
-        };
+        let registry = &self.ctx.registry;
+        let known = registry.cached_login(&login.database, &login.user, &login.set, &login.credentials);
+        let Some(params) = known else { return false };
         self.state.params.adopt(&params, &[]);
-        if !self.entry.application.is_empty() {
-            self.state.params.report("application_name", &self.entry.application);
-        }
+        self.state.params.report_given_name(&params);
         true
     }
 

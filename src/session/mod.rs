@@ -1,9 +1,9 @@
 //! One client from its first byte to its last.
 //!
 //! Flow: `startup` reads the first packets into a phase, `auth` proves who it is, `login` greets, `run` relays between
-//! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another; `share` leases one
-//! for each transaction; `leave` is the end. `state`, `pipeline`, `params`, `prepared`, `sharing` and `limbo` are sans-IO:
-//! messages in, verdicts out.
+//! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another while `wait` listens;
+//! `share` leases one for each transaction; `leave` is the end. `state`, `pipeline`, `params`, `name`, `prepared`,
+//! `sharing` and `limbo` are sans-IO: messages in, verdicts out.
 
 mod attach;
 mod auth;
@@ -15,6 +15,7 @@ mod leave;
 pub mod limbo;
 pub mod login;
 mod loss;
+mod name;
 pub mod params;
 pub mod pipeline;
 pub mod prepared;
@@ -26,6 +27,7 @@ pub mod sharing;
 pub mod startup;
 pub mod state;
 pub mod verifiers;
+mod wait;
 
 pub use auth::random;
 pub use run::Session;

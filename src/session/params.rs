@@ -4,6 +4,9 @@
 //! In: effects of statements that succeeded, transaction borders, reported parameters. Out: what to replay. Must not know
 //! sockets or nodes.
 
+use std::borrow::Cow;
+
+use super::name::{self, Server};
 use crate::pool::{self, Applied, Change, Setting};
 use crate::sql::{Effect, PinCause, Pins};
 
@@ -12,6 +15,8 @@ pub const MAX_STATEMENT: usize = 8 * 1024;
 /// Most settings kept per session; one more pins the session.
 pub const MAX_SETTINGS: usize = 200;
 
+/// The name of the client's program: the session's own, backends are opened without it.
+const APPLICATION_NAME: &str = "application_name";
 /// The backend's role, which is not the session's to report: the endpoint's does not change.
 const HOT_STANDBY: &str = "in_hot_standby";
 
@@ -43,6 +48,8 @@ pub struct Params {
     base: pool::Params,
     /// What differs from `base`.
     own: Vec<(Box<str>, Box<str>)>,
+    /// The `application_name` that the client gave at startup, as it came: RESET returns to it.
+    given_name: Option<Box<str>>,
     settings: Vec<Setting>,
     prepares: Vec<Setting>,
     /// What a backend of this session has set; `None` until asked for after a change.
@@ -77,6 +84,46 @@ impl Params {
                 true
             }
         }
+    }
+
+    /// The client gave this `application_name` at startup.
+    pub fn give_name(&mut self, name: &str) {
+        self.given_name = Some(name.into());
+    }
+
+    /// True when the client gave a name at startup.
+    pub fn has_given_name(&self) -> bool {
+        self.given_name.is_some()
+    }
+
+    /// The name given at startup, as the server in hand shows it.
+    pub fn given_name(&self) -> Option<Cow<'_, str>> {
+        Some(name::shown(self.given_name.as_deref()?, Server::of(&self.base)))
+    }
+
+    /// The session has the name given at startup, as a server that reported these makes it. Returns what is new to the
+    /// client.
+    pub fn report_given_name(&mut self, server: &pool::Params) -> Option<String> {
+        let shown = name::shown(self.given_name.as_deref()?, Server::of(server)).into_owned();
+        self.report(APPLICATION_NAME, &shown).then_some(shown)
+    }
+
+    /// A statement that gives a backend the name given at startup.
+    pub fn set_given_name(&self, server: &pool::Params) -> Option<String> {
+        let constant = name::constant(self.given_name.as_deref()?, Server::of(server));
+        Some(format!("SET application_name = {constant}"))
+    }
+
+    /// A statement that sets a parameter to the value that was reported, on a server that reported these.
+    pub fn set_reported(&self, name: &str, value: &str, server: &pool::Params) -> String {
+        if name != APPLICATION_NAME {
+            // Takes lists such as `search_path` as they are reported; SET would quote them as one name.
+            return format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value));
+        }
+        // In nearly every session and never a list: SET costs the server a small part of a SELECT.
+        let shown = self.given_name.as_deref().map(|given| name::shown(given, Server::of(server)));
+        let given = if shown.as_deref() == Some(value) { self.set_given_name(server) } else { None };
+        given.unwrap_or_else(|| format!("SET application_name = {}", literal(value)))
     }
 
     /// Notes what another backend reported at its login and `later`; returns what is new to the client. Of the first
@@ -146,8 +193,11 @@ impl Params {
                 .collect();
             // The name changes most often: behind everything else it is the only difference.
             let (names, others): (Vec<_>, Vec<_>) =
-                unknown.into_iter().partition(|(name, _)| *name == "application_name");
-            all.extend(others.into_iter().chain(names).map(|(name, value)| setting(name, value)));
+                unknown.into_iter().partition(|(name, _)| *name == APPLICATION_NAME);
+            all.extend(others.into_iter().chain(names).map(|(name, value)| Setting {
+                key: name.as_bytes().to_ascii_lowercase(),
+                statement: self.set_reported(name, value, &self.base).into_bytes(),
+            }));
             self.wanted = Some(Applied::new(all));
         }
         self.wanted.get_or_insert_default()
@@ -331,17 +381,6 @@ impl Params {
     }
 }
 
-/// A reported value as a setting. `set_config` takes lists such as `search_path` as they are reported; SET would quote
-/// them as one name.
-fn setting(name: &str, value: &str) -> Setting {
-    let statement = if name == "application_name" {
-        format!("SET application_name = {}", literal(value))
-    } else {
-        format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
-    };
-    Setting { key: name.as_bytes().to_ascii_lowercase(), statement: statement.into_bytes() }
-}
-
 /// A string constant that means the same whatever `standard_conforming_strings` is.
 pub fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
@@ -490,6 +529,37 @@ mod tests {
         assert_eq!(params.adopt(&second, &[]), owned(&[("TimeZone", "UTC")]));
         assert_eq!(params.reported("TimeZone"), Some("UTC"));
         assert_eq!(params.reported("application_name"), Some("app"));
+    }
+
+    #[test]
+    fn a_name_given_at_startup_is_shown_and_set_as_the_server_does() {
+        let mut params = Params::default();
+        params.give_name("\u{ef}");
+        let server = reported_by_server(&[
+            ("server_version", "15.1"),
+            ("server_encoding", "UTF8"),
+            ("TimeZone", "UTC"),
+        ]);
+        params.adopt(&server, &[]);
+        assert_eq!(params.report_given_name(&server).as_deref(), Some("??"));
+        assert_eq!(
+            params.set_reported(APPLICATION_NAME, "??", &server),
+            r"SET application_name = E'\xc3\xaf'"
+        );
+        let given = params.set_given_name(&server).unwrap();
+        assert_eq!(params.wanted().settings()[0].statement, given.as_bytes());
+        params.report(APPLICATION_NAME, "other");
+        assert_eq!(params.wanted().settings()[0].statement, b"SET application_name = 'other'");
+        assert_eq!(
+            params.set_reported("search_path", "\"$user\", public", &server),
+            "SELECT pg_catalog.set_config('search_path', '\"$user\", public', false)"
+        );
+    }
+
+    #[test]
+    fn literals_mean_the_same_in_both_string_modes() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal(r"a\b'c"), r"E'a\\b''c'");
     }
 
     #[test]

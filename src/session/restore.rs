@@ -6,7 +6,6 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::params::literal;
 use super::state::State;
 use crate::pool::{Backend, Change, Setting};
 use crate::wire::backend;
@@ -49,6 +48,9 @@ pub async fn restore(
     state: &mut State,
     deadline: Instant,
 ) -> Result<Changed, RestoreError> {
+    if state.params.reported("application_name").is_none() {
+        state.params.report_given_name(&backend.params);
+    }
     let (bytes, steps) = plan(backend, state);
     let mut reported = Reported::default();
     let mut refused = None;
@@ -84,16 +86,16 @@ pub async fn restore(
     refused.map_or(Ok(changed), |error| Err(RestoreError::Refused(error)))
 }
 
-/// Sets `application_name` on a backend that is otherwise as the session left it. SET, unlike `set_config`, takes no
-/// snapshot, so that a transaction block can still choose its isolation level.
+/// Sets `application_name` on a backend that is otherwise as the session left it. `statement` is a SET: that, unlike
+/// `set_config`, takes no snapshot, so that a transaction block can still choose its isolation level.
 pub async fn set_name(
     backend: &mut Backend,
-    name: &str,
+    statement: &str,
     in_block: bool,
     deadline: Instant,
 ) -> Result<(), RestoreError> {
     let mut bytes = Vec::new();
-    encode::query(&mut bytes, set_config("application_name", name));
+    encode::query(&mut bytes, statement);
     let mut reported = Reported { in_block, ..Reported::default() };
     let exchange = exchange(backend, &bytes, 1, &mut reported);
     tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)?.map(drop)
@@ -139,7 +141,7 @@ fn plan(backend: &Backend, state: &State) -> (Vec<u8>, Vec<Step>) {
         })
         .collect();
     let setting = |bytes: &mut Vec<u8>, steps: &mut Vec<Step>, (name, value): (&str, &str)| {
-        encode::query(bytes, set_config(name, value));
+        encode::query(bytes, state.params.set_reported(name, value, &backend.params));
         steps.push(Step::Setting);
     };
     // The texts that follow are in the client's encoding.
@@ -162,15 +164,6 @@ fn plan(backend: &Backend, state: &State) -> (Vec<u8>, Vec<Step>) {
         steps.push(Step::Statement(name.to_vec()));
     }
     (bytes, steps)
-}
-
-/// `set_config` takes lists such as `search_path` as they are reported; SET would quote them as one name.
-fn set_config(name: &str, value: &str) -> String {
-    if name == "application_name" {
-        // In nearly every session and never a list: SET costs the server a small part of a SELECT.
-        return format!("SET application_name = {}", literal(value));
-    }
-    format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
 }
 
 #[derive(Default)]
@@ -271,19 +264,4 @@ fn refusal(view: &ErrorView<'_>) -> PgError {
     )
     .with_detail(format!("{} (SQLSTATE {})", view.message(), view.code()))
     .with_hint("Set the session up again and retry.")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn literals_mean_the_same_in_both_string_modes() {
-        assert_eq!(literal("it's"), "'it''s'");
-        assert_eq!(literal(r"a\b'c"), r"E'a\\b''c'");
-        assert_eq!(
-            set_config("search_path", "\"$user\", public"),
-            "SELECT pg_catalog.set_config('search_path', '\"$user\", public', false)"
-        );
-    }
 }

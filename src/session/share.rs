@@ -83,23 +83,32 @@ impl Session {
         let good = self.lost.is_none() && self.ctx.store.version() == self.seen_version;
         let Some(home) = self.home.as_deref().filter(|_| good && self.state.is_quiet()) else { return false };
         let Some(backend) = home.seat.try_lease() else { return false };
-        let change = backend.applied.change_to(self.state.params.wanted());
+        let attached = home.attached(backend, self.login.wants);
+        let change = self.change_for(&attached.backend);
         if change.as_ref().is_some_and(|change| change.unsure) {
-            self.ctx.registry.release(backend, Verdict::Clean);
+            self.ctx.registry.release(attached.backend, Verdict::Clean);
             return false;
         }
         self.ctx.metrics.record(Latency::Checkout, Duration::ZERO);
-        let attached = home.attached(backend, self.login.wants);
         self.share(attached, change);
         true
     }
 
-    /// Takes a backend for one transaction. What is to be set on it travels with the client's next message.
-    pub(super) fn share(&mut self, mut attached: Attached, change: Option<Change>) {
-        let changed = self.state.params.rebase(&attached.backend.params);
+    /// What is to be set on this backend, counted from what its server says of itself: that may have changed since the
+    /// session's last.
+    fn change_for(&mut self, backend: &Backend) -> Option<Change> {
+        let changed = self.state.params.rebase(&backend.params);
+        if self.logging_in {
+            self.state.params.report_given_name(&backend.params);
+        }
         for (name, value) in changed.iter().filter(|_| !self.logging_in) {
             encode::parameter_status(&mut self.replies, name, value);
         }
+        backend.applied.change_to(self.state.params.wanted())
+    }
+
+    /// Takes a backend for one transaction. What is to be set on it travels with the client's next message.
+    pub(super) fn share(&mut self, mut attached: Attached, change: Option<Change>) {
         let limit = self.ctx.settings.load().pool.max_prepared;
         let statements = attached.backend.statements.take();
         if let Some(sharing) = self.state.sharing.as_mut() {
@@ -316,15 +325,12 @@ impl Session {
         if !self.lease_is_over() {
             return;
         }
-        let name = self.state.take_name();
         let mut wanted = self.state.params.wanted().clone();
-        if let Some(name) = name {
+        if self.state.take_name_reset() {
             // A RESET took the name away: this backend does not have it, the next one will.
             let settings = wanted.settings().iter().filter(|setting| !setting.is("application_name"));
             wanted = Applied::new(settings.cloned().collect());
-            if self.state.params.report("application_name", &name) {
-                encode::parameter_status(&mut self.replies, "application_name", name.as_bytes());
-            }
+            self.tell_given_name();
         }
         let statements = self.state.sharing.as_mut().and_then(|sharing| sharing.give());
         self.note_pinned(false);
@@ -399,7 +405,7 @@ impl Session {
                 return Err(RestoreError::Stranger);
             }
         }
-        let mut change = backend.applied.change_to(self.state.params.wanted());
+        let mut change = self.change_for(backend);
         let prepares = self.state.params.prepares();
         if prepares.is_some() || change.as_ref().is_some_and(|change| change.unsure) {
             for change in change.take().into_iter().chain(prepares) {

@@ -20,9 +20,6 @@ use crate::wire::error::PgError;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind, Named};
 
-/// Longest name, bytes (`NAMEDATALEN` - 1).
-const NAME_BYTES: usize = 63;
-
 /// What the relay does with a server message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -82,8 +79,6 @@ pub struct State {
     pub hot_standby: Option<bool>,
     /// Statements completed.
     pub statements: u64,
-    /// The name the client gave at startup, when it gave one.
-    application: Option<Box<str>>,
     /// A RESET took that name away on the backend.
     name_reset: NameReset,
     /// What sharing backends between transactions needs; `None` in session mode.
@@ -100,19 +95,9 @@ impl State {
             prepared: Prepared::new(prepared_bytes),
             hot_standby: None,
             statements: 0,
-            application: None,
             name_reset: NameReset::No,
             sharing: None,
         }
-    }
-
-    /// The client gave this `application_name` at startup: RESET returns to it. Backends are opened without it, since
-    /// sessions share them.
-    pub fn set_application(&mut self, name: &str) {
-        // As the server cuts it.
-        let name = name.get(..name.floor_char_boundary(NAME_BYTES)).unwrap_or(name);
-        self.application = Some(name.into());
-        self.params.report("application_name", name);
     }
 
     /// True when a RESET has left the backend without the session's `application_name` and it can be set again now. In
@@ -125,7 +110,7 @@ impl State {
     /// was as the client wants it.
     pub fn hides(&self, tag: u8, body: &[u8]) -> bool {
         if self.is_name_reset(tag, body) {
-            return self.params.reported("application_name") == self.application.as_deref();
+            return self.params.reported("application_name") == self.params.given_name().as_deref();
         }
         self.pipeline.is_own_turn() && self.hides_own(tag, body)
     }
@@ -141,8 +126,8 @@ impl State {
             b'E' => self.renamed(body),
             b'S' if self.is_name_reset(tag, body) => {
                 let mut out = Vec::new();
-                let name = self.application.as_deref().unwrap_or_default();
-                encode::parameter_status(&mut out, "application_name", name);
+                let name = self.params.given_name().unwrap_or_default();
+                encode::parameter_status(&mut out, "application_name", name.as_bytes());
                 Some(out)
             }
             _ => None,
@@ -160,10 +145,9 @@ impl State {
         }
     }
 
-    /// The name to set again, once.
-    pub fn take_name(&mut self) -> Option<Box<str>> {
-        let reset = std::mem::replace(&mut self.name_reset, NameReset::No);
-        if reset == NameReset::No { None } else { self.application.clone() }
+    /// True once when the session's name is to be set again.
+    pub fn take_name_reset(&mut self) -> bool {
+        std::mem::replace(&mut self.name_reset, NameReset::No) != NameReset::No
     }
 
     /// True between transactions: nothing is open, outstanding or half sent, so that the backend could be another.
@@ -342,7 +326,7 @@ impl State {
             return Verdict::Swallow;
         }
         if self.name_reset != NameReset::No && name == "application_name" {
-            let name = self.application.clone().unwrap_or_default();
+            let name = self.params.given_name().unwrap_or_default().into_owned();
             self.params.report("application_name", &name);
             return Verdict::Forward;
         }
@@ -427,7 +411,7 @@ impl State {
             Effect::Reset(name) => name == "application_name",
             _ => false,
         };
-        if resets && self.application.is_some() {
+        if resets && self.params.has_given_name() {
             self.name_reset = NameReset::Open;
         }
     }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use pgsteer::demo::process::Signal;
 use tokio::time::Instant;
+use tokio_postgres::Config;
 
-use crate::harness::drivers::{connect, conninfo, pgbench, psql, sqlstate};
+use crate::harness::drivers::{Driver, connect, conninfo, pgbench, psql, sqlstate};
 use crate::harness::raw::{self, Raw};
 use crate::harness::scene::scene;
-use crate::harness::{eventually, soon};
+use crate::harness::{eventually, shares_backends, soon};
 
 #[tokio::test]
 async fn drivers_work() {
@@ -135,7 +136,7 @@ async fn cancel_reaches_the_right_backend_and_no_other() {
     let scene = scene(0, |_| {}).await;
     let address = scene.proxy.address();
     let (mut raw, mut other) = (scene.raw().await, scene.raw().await);
-    assert_eq!(raw.value("SELECT pg_backend_pid()").await, raw.pid.to_string(), "the server's own pid");
+    assert_eq!(raw.backend_pid().await == raw.pid, !shares_backends(), "the server's own pid, if it stays");
     for session in [&mut raw, &mut other] {
         session.send(&raw::query("SELECT pg_sleep(60)")).await;
     }
@@ -163,7 +164,7 @@ async fn a_backend_is_handed_on_clean() {
     })
     .await;
     let mut first = scene.raw().await;
-    let pid = first.pid;
+    let pid = first.backend_pid().await;
     for dirt in [
         "SET work_mem = '9MB'",
         "SET search_path = nowhere",
@@ -180,7 +181,7 @@ async fn a_backend_is_handed_on_clean() {
     first.send(&raw::terminate()).await;
     assert_eq!(first.end().await, []);
     let mut second = scene.raw().await;
-    assert_eq!(second.pid, pid, "the backend was kept");
+    assert_eq!(second.backend_pid().await, pid, "the backend was kept");
     assert_eq!(second.value("SHOW work_mem").await, "4MB");
     assert_eq!(second.value("SELECT count(*) FROM pg_prepared_statements").await, "0");
     assert_eq!(second.value("SELECT count(*) FROM pg_cursors").await, "0");
@@ -218,19 +219,26 @@ async fn a_vanished_client_frees_its_locks() {
     scene.finish().await;
 }
 
+/// Logs in and begins a transaction: by then a client has a backend in either mode of pooling.
+async fn begin(config: &Config) -> Result<Driver, tokio_postgres::Error> {
+    let driver = connect(config).await?;
+    driver.batch_execute("BEGIN").await?;
+    Ok(driver)
+}
+
 #[tokio::test]
-async fn a_login_beyond_the_pool_waits_and_then_is_refused() {
+async fn a_client_beyond_the_pool_waits_and_then_is_refused() {
     let scene = scene(0, |spec| {
         spec.raw("pool.size", "1").raw("pool.warm", "1").set("pool.wait_timeout", "600ms");
     })
     .await;
-    let first = scene.raw().await;
+    let first = begin(&scene.proxy.config()).await.unwrap();
     let began = Instant::now();
-    let refused = connect(&scene.proxy.config()).await;
+    let refused = begin(&scene.proxy.config()).await;
     assert_eq!(sqlstate(refused), "53300");
     assert!(began.elapsed() >= Duration::from_millis(550), "it waited");
     let config = scene.proxy.config();
-    let waiting = tokio::spawn(async move { connect(&config).await.map(drop) });
+    let waiting = tokio::spawn(async move { begin(&config).await.map(drop) });
     let waiters = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'";
     scene.primary_says(waiters, "1").await;
     drop(first);

@@ -87,8 +87,8 @@ async fn huge_messages_pass_without_being_held() {
     assert_eq!(raw.value(&format!("SELECT length('{long}')")).await, "100000000");
     drop(long);
     // 200 MB of COPY into a server that stands still for a while.
-    let pid = raw.pid;
     raw.query("CREATE TEMP TABLE t (a text)").await;
+    let pid = raw.backend_pid().await;
     raw.send(&raw::query("COPY t FROM STDIN")).await;
     raw.expect("G").await;
     signal(pid, "STOP");

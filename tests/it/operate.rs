@@ -17,11 +17,13 @@ async fn console(scene: &Scene, command: &str) -> String {
 #[tokio::test]
 async fn the_console_shows_everything() {
     let scene = scene(1, |_| {}).await;
-    let client = scene.raw().await;
+    let mut client = scene.raw().await;
+    client.query("BEGIN").await;
+    let pid = client.backend_pid().await.to_string();
     let nodes = console(&scene, "SHOW NODES").await;
     assert!(nodes.contains("node1") && nodes.contains("primary") && nodes.contains("standby"), "{nodes}");
     assert!(console(&scene, "SHOW CLIENTS").await.contains("app"));
-    assert!(console(&scene, "SHOW BACKENDS").await.contains(&client.pid.to_string()));
+    assert!(console(&scene, "SHOW BACKENDS").await.contains(&pid));
     assert!(console(&scene, "SHOW POOLS").await.contains("app"));
     let config = console(&scene, "SHOW CONFIG").await;
     assert!(config.contains("pool.size") && !config.contains("pgsteer-secret"), "{config}");
@@ -39,8 +41,9 @@ async fn the_console_shows_everything() {
 async fn kill_ends_one_session() {
     let scene = scene(0, |_| {}).await;
     let (mut victim, mut other) = (scene.raw().await, scene.raw().await);
+    victim.query("BEGIN").await;
+    let pid = victim.backend_pid().await.to_string();
     let clients = console(&scene, "SHOW CLIENTS").await;
-    let pid = victim.pid.to_string();
     let line = clients.lines().find(|line| line.split('|').any(|field| field == pid));
     let id = line.unwrap_or_else(|| panic!("{pid} is not in\n{clients}")).split('|').next().unwrap();
     console(&scene, &format!("KILL {id}")).await;

@@ -5,7 +5,7 @@ use pgsteer::demo::node::Promote;
 use crate::harness::drivers::{connect, sqlstate};
 use crate::harness::raw::{Raw, terminate};
 use crate::harness::scene::{Scene, scene};
-use crate::harness::{LIMIT, eventually};
+use crate::harness::{LIMIT, eventually, shares_backends};
 
 async fn run(scene: &Scene, sql: &str) {
     scene.cluster.n(0).sql().await.unwrap().run(sql).await.unwrap();
@@ -122,6 +122,21 @@ async fn caught_up(scene: &Scene) {
 const WHO: &str = "SELECT session_user || ' ' || (current_user::regrole::oid = session_user::regrole::oid) || ' ' || \
      (SELECT usesysid = 'changing'::regrole::oid FROM pg_stat_activity WHERE pid = pg_backend_pid())";
 
+/// A session in a transaction, so that it has a backend in either mode of pooling, and that backend's process id.
+async fn holding(scene: &Scene) -> (Raw, i32) {
+    let mut session = raw(scene, "word").await;
+    session.query("BEGIN").await;
+    assert_eq!(session.value(WHO).await, "changing true true");
+    let pid = session.backend_pid().await;
+    (session, pid)
+}
+
+async fn leave(mut session: Raw) {
+    session.query("COMMIT").await;
+    session.send(&terminate()).await;
+    session.end().await;
+}
+
 #[tokio::test]
 async fn a_pooled_backend_does_not_outlive_its_role() {
     let scene = scene(0, |spec| {
@@ -136,29 +151,28 @@ async fn a_pooled_backend_does_not_outlive_its_role() {
     run(&scene, "CREATE ROLE changing LOGIN PASSWORD 'word'").await;
     for change in changes {
         // Two wait in the pool: the first to be taken tells of both.
-        let mut both = [raw(&scene, "word").await, raw(&scene, "word").await];
-        let pids = [both[0].pid, both[1].pid];
-        for session in &mut both {
-            assert_eq!(session.value(WHO).await, "changing true true");
-            session.send(&terminate()).await;
-            session.end().await;
+        let both = [holding(&scene).await, holding(&scene).await];
+        let pids = both.each_ref().map(|(_, pid)| *pid);
+        for (session, _) in both {
+            leave(session).await;
         }
-        let idle = "SELECT count(*)::text FROM pg_stat_activity WHERE usename = 'changing' AND state = 'idle' \
-             AND query = 'DISCARD ALL'";
-        scene.primary_says(idle, "2").await;
+        let last_words = if shares_backends() { "COMMIT" } else { "DISCARD ALL" };
+        let idle = format!(
+            "SELECT count(*)::text FROM pg_stat_activity WHERE usename = 'changing' AND state = 'idle' \
+             AND query = '{last_words}'"
+        );
+        scene.primary_says(&idle, "2").await;
         // Nothing has changed yet: they are taken again.
-        let again = raw(&scene, "word").await;
-        assert!(pids.contains(&again.pid), "an unchanged role keeps its backends");
-        drop(again);
-        scene.primary_says(idle, "2").await;
+        let (again, pid) = holding(&scene).await;
+        assert!(pids.contains(&pid), "an unchanged role keeps its backends");
+        leave(again).await;
+        scene.primary_says(&idle, "2").await;
         run(&scene, change).await;
-        let mut session = raw(&scene, "word").await;
-        assert_eq!(session.value(WHO).await, "changing true true");
-        let mut second = raw(&scene, "word").await;
-        assert_eq!(second.value(WHO).await, "changing true true");
-        assert!(!pids.contains(&session.pid) && !pids.contains(&second.pid));
-        session.send(&terminate()).await;
-        second.send(&terminate()).await;
+        let after = [holding(&scene).await, holding(&scene).await];
+        for (session, pid) in after {
+            assert!(!pids.contains(&pid));
+            leave(session).await;
+        }
         eventually("the backends of the former role to be closed", async || {
             scene
                 .cluster

@@ -48,7 +48,7 @@ async fn a_statement_that_waits_for_its_turn_can_be_cancelled() {
     // Logged in from memory: it has no backend, and there is only one at the new primary.
     let mut second = scene.raw().await;
     scene.cluster.n(1).promote_and_wait(Promote::PgCtl).await.unwrap();
-    assert_eq!(first.value("SELECT 1").await, "1");
+    first.query("BEGIN").await;
     second.send(&query("SELECT 2")).await;
     waiting(&scene, true).await;
     second.cancel(&scene.proxy.address()).await;
@@ -62,16 +62,19 @@ async fn a_statement_that_waits_for_its_turn_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn a_login_that_waits_for_its_turn_gives_it_up_by_leaving() {
+async fn a_client_that_waits_for_its_turn_gives_it_up_by_leaving() {
     let scene = scene(0, |spec| {
         spec.raw("pool.size", "1");
     })
     .await;
-    let first = scene.raw().await;
-    // It has no key yet to cancel with: closing the connection is what libpq does then.
+    let mut first = scene.raw().await;
+    first.query("BEGIN").await;
+    // Where a login waits there is no key yet to cancel with: closing the connection is what libpq does then.
     let mut second = Raw::tcp(&scene.proxy.address()).await;
-    second.send(&raw::startup(raw::V3_0, &[("user", "app"), ("database", "app")])).await;
-    let waiter = tokio::spawn(async move { second.authenticate("app-secret").await });
+    let waiter = tokio::spawn(async move {
+        second.start(raw::V3_0, &[("user", "app"), ("database", "app")], "app-secret").await;
+        second.query("SELECT 2").await
+    });
     waiting(&scene, true).await;
     waiter.abort();
     waiting(&scene, false).await;
@@ -91,12 +94,14 @@ async fn reads_without_a_standby_leave_the_primary_a_backend_for_writes() {
     .await;
     let mut readers = Vec::new();
     for _ in 0..3 {
-        readers.push(soon("a reader", scene.raw_standby()).await);
+        let mut reader = soon("a reader", scene.raw_standby()).await;
+        reader.query("BEGIN").await;
+        readers.push(reader);
     }
     let mut fourth = Raw::tcp(&scene.proxy.standby_address()).await;
-    fourth.send(&raw::startup(raw::V3_0, &[("user", "app"), ("database", "app")])).await;
     let fourth = tokio::spawn(async move {
-        fourth.authenticate("app-secret").await;
+        fourth.start(raw::V3_0, &[("user", "app"), ("database", "app")], "app-secret").await;
+        fourth.query("BEGIN").await;
         fourth
     });
     waiting(&scene, true).await;

@@ -234,7 +234,8 @@ proptest! {
 #[test]
 fn a_reset_of_the_name_returns_to_the_startup_parameter() {
     let mut state = State::new(1000);
-    state.set_application("app");
+    state.params.give_name("app");
+    state.params.report_given_name(&crate::pool::Params::default());
     run(&mut state, "begin", "BEGIN", "T");
     query(&mut state, "reset all");
     reply(&mut state, &[(b'C', "RESET\0")]);
@@ -246,7 +247,7 @@ fn a_reset_of_the_name_returns_to_the_startup_parameter() {
     assert!(!state.wants_name());
     reply(&mut state, &[(b'Z', "T")]);
     assert!(state.wants_name());
-    assert_eq!((state.take_name().as_deref(), state.wants_name()), (Some("app"), false));
+    assert_eq!((state.take_name_reset(), state.wants_name()), (true, false));
     assert_eq!(state.params.reported("application_name"), Some("app"));
 
     query(&mut state, "reset all; set application_name = 'other'");

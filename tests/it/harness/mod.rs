@@ -15,6 +15,17 @@ use std::time::Duration;
 /// The deadline of every wait in the tests: generous, since two cores are shared with everything else.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
+/// True when the proxies of this run lease backends for transactions, as `PGSTEER_TEST_POOL_MODE` says. Few tests may ask:
+/// what a client sees is the same, but for the process id it is told and when it waits for a backend.
+pub fn shares_backends() -> bool {
+    pool_mode().as_deref() == Some("transaction")
+}
+
+/// `pool.mode` of this run, when it is given.
+pub fn pool_mode() -> Option<String> {
+    std::env::var("PGSTEER_TEST_POOL_MODE").ok()
+}
+
 /// Looks until the condition holds; panics with `what` when it does not come true in time.
 pub async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let condition = pgsteer::demo::wait::until(what, LIMIT, async || Ok(look().await.then_some(())));

@@ -51,8 +51,7 @@ impl ProxySpec {
         spec.set("cluster.monitor.user", "pgsteer");
         spec.set("cluster.monitor.password", "pgsteer-secret");
         spec.raw("admin.users", "[\"postgres\"]");
-        // Most tests hold in both modes of pooling.
-        if let Ok(mode) = std::env::var("PGSTEER_TEST_POOL_MODE") {
+        if let Some(mode) = super::pool_mode() {
             spec.set("pool.mode", &mode);
         }
         spec

@@ -355,6 +355,11 @@ impl Raw {
         error.unwrap_or_else(|| panic!("{sql}: no error in {frames:?}")).sqlstate()
     }
 
+    /// The process id of its server connection. Where those are shared it counts for the transaction only.
+    pub async fn backend_pid(&mut self) -> i32 {
+        self.value("SELECT pg_backend_pid()").await.parse().unwrap()
+    }
+
     /// Is the connection alive and idle?
     pub async fn is_alive(&mut self) -> bool {
         self.try_send(&query("SELECT 1")).await && {

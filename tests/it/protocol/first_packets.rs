@@ -107,10 +107,16 @@ async fn logins_say_what_the_server_says() {
     let scene = scene(0, |_| {}).await;
     let long = "n".repeat(9000);
     let who = [("user", "app"), ("database", "app")];
-    let more: [&[(&str, &str)]; 16] = [
+    let ideograms = ["\u{6f22}".repeat(40), format!("n{}", "\u{6f22}".repeat(40))];
+    let more: [&[(&str, &str)]; 21] = [
         &[],
         &[("application_name", "mine")],
         &[("application_name", &long)],
+        &[("application_name", "na\u{ef}ve\tname")],
+        &[("application_name", &ideograms[0])],
+        &[("application_name", &ideograms[1])],
+        &[("application_name", r"it's a \ name"), ("standard_conforming_strings", "off")],
+        &[("application_name", "\u{ef}"), ("client_encoding", "LATIN1")],
         &[("client_encoding", "LATIN1"), ("DateStyle", "German")],
         &[("options", "-c work_mem=5MB --statement_timeout=7s -c search_path=a,\\ b")],
         &[("options", "-c application_name=other -c TimeZone=UTC")],
@@ -130,7 +136,13 @@ async fn logins_say_what_the_server_says() {
         for address in [scene.cluster.n(0).address(), scene.proxy.address()] {
             let mut raw = Raw::tcp(&address).await;
             let params: Vec<_> = who.iter().chain(params).copied().collect();
-            said.push(greeting(&raw.start(raw::V3_0, &params, "app-secret").await));
+            let mut words = greeting(&raw.start(raw::V3_0, &params, "app-secret").await);
+            if words.last().is_some_and(|last| last.starts_with('Z')) {
+                words.push(raw.value("SHOW application_name").await);
+                // Told again only if it is another one.
+                words.extend(raw.params.get("application_name").cloned());
+            }
+            said.push(words);
         }
         assert_eq!(said[0], said[1], "{params:?}");
     }
