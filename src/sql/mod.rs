@@ -3,6 +3,7 @@
 //! In: statement texts in the client's encoding. Out: tokens and the effects a session must know of. Must not know
 //! sessions, backends or nodes.
 
+pub mod builtins;
 pub mod effect;
 mod functions;
 pub mod glance;
