@@ -10,6 +10,7 @@
 
 mod auth;
 mod basic;
+mod catalogue;
 mod check;
 mod columns;
 mod demo;
