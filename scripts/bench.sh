@@ -15,7 +15,6 @@ need_postgres
 command -v curl >/dev/null || apt_install curl
 need_pgsteer "$here"
 bindir=$(postgres_bindir)
-ticks=$(getconf CLK_TCK)
 
 run=$(mktemp -d)
 chmod 755 "$run"
@@ -66,46 +65,14 @@ max_backends_per_node = 200
 max_logins_per_address = 1000
 CONF
 
-# start_bouncer NAME PORT AUTH: pgbouncer refuses to run as root.
-start_bouncer() {
-    cat >"$run/$1.ini" <<CONF
-[databases]
-* = host=127.0.0.1 port=$server_port
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = $2
-unix_socket_dir =
-auth_type = $3
-auth_file = $run/users.txt
-pool_mode = session
-default_pool_size = 100
-max_client_conn = 1000
-ignore_startup_parameters = extra_float_digits
-server_tls_sslmode = disable
-logfile = $run/$1.log
-pidfile = $run/$1.pid
-CONF
-    as_postgres pgbouncer -q -d "$run/$1.ini"
-    wait_until 5 test -s "$run/$1.pid" || die "pgbouncer did not start: $(tail -n 3 "$run/$1.log")"
-    cat "$run/$1.pid"
-}
 proxies=(direct pgsteer)
 if command -v pgbouncer >/dev/null; then
     verifier=$(sql "SELECT rolpassword FROM pg_authid WHERE rolname = 'prover'")
     printf '"postgres" ""\n"prover" "%s"\n' "$verifier" | as_postgres tee "$run/users.txt" >/dev/null
-    bouncer_pid=$(start_bouncer bouncer "$bouncer_port" trust)
-    scram_pid=$(start_bouncer prover "$scram_port" scram-sha-256)
+    bouncer_pid=$(start_bouncer bouncer "$bouncer_port" trust session 100)
+    scram_pid=$(start_bouncer prover "$scram_port" scram-sha-256 session 100)
     proxies+=(pgbouncer)
 fi
-
-# CPU of a process so far, in microseconds; children have none.
-cpu_us() {
-    if [ -z "$1" ]; then
-        echo 0
-    else
-        awk -v ticks="$ticks" '{ sub(/.*\) /, ""); print ($12 + $13) * 1000000 / ticks }' "/proc/$1/stat"
-    fi
-}
 
 # place PROXY USER: where it listens, and its process.
 place() {
@@ -136,8 +103,6 @@ copy() {
     ended=$(date +%s%N)
     awk -v mb="$size" -v ns="$((ended - began))" 'BEGIN { print mb, mb * 1e9 / ns }'
 }
-
-median() { sort -g | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }
 
 # compare NAME USER COMMAND...: the command gets the port as its first argument.
 compare() {

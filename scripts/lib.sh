@@ -191,3 +191,43 @@ proxy_lives() {
         die "pgsteer ended during the run"
     fi
 }
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+# start_bouncer NAME PORT AUTH POOL_MODE POOL_SIZE: a pgbouncer in front of the server, for the users in $run/users.txt;
+# prints its process id. It refuses to run as root.
+start_bouncer() {
+    cat >"$run/$1.ini" <<CONF
+[databases]
+* = host=127.0.0.1 port=$server_port
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $2
+unix_socket_dir =
+auth_type = $3
+auth_file = $run/users.txt
+pool_mode = $4
+default_pool_size = $5
+max_client_conn = 2000
+ignore_startup_parameters = extra_float_digits
+server_tls_sslmode = disable
+logfile = $run/$1.log
+pidfile = $run/$1.pid
+CONF
+    as_postgres pgbouncer -q -d "$run/$1.ini"
+    wait_until 5 test -s "$run/$1.pid" || die "pgbouncer did not start: $(tail -n 3 "$run/$1.log")"
+    cat "$run/$1.pid"
+}
+
+# cpu_us [PID]: the CPU that a process has used so far, in microseconds; children have none.
+cpu_us() {
+    if [ -z "${1:-}" ]; then
+        echo 0
+    else
+        awk -v ticks="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); printf "%d\n", ($12 + $13) * 1000000 / ticks }' \
+            "/proc/$1/stat"
+    fi
+}
+
+# The median of the numbers on standard input.
+median() { sort -g | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'; }

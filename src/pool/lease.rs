@@ -96,7 +96,15 @@ impl Registry {
     ) -> Result<Backend, LeaseError> {
         let started = Instant::now();
         let result = self.acquire(key, claim, credentials, deadline).await;
-        locked(&self.book).note_wait(key, started.elapsed());
+        let waited = started.elapsed();
+        {
+            let mut book = locked(&self.book);
+            // Only without a backend the pool has to be looked for.
+            let pool = result.as_ref().map_or_else(|_| book.find(key), |backend| Some(backend.pool));
+            if let Some(pool) = pool {
+                book.note_wait(pool, waited);
+            }
+        }
         if let Err(error) = &result {
             self.metrics.count(match error {
                 LeaseError::Epoch => Counter::CheckoutEpoch,

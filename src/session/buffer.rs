@@ -17,6 +17,8 @@ use crate::wire::frame::{self, BadLength};
 pub const BUFFER_BYTES: usize = 64 * 1024;
 /// Buffers a worker keeps for later; more are freed when they come back.
 const KEPT: usize = 16;
+/// Bytes that are copied out of a buffer to give it to others while its session waits.
+const STOWED: usize = 4 * 1024;
 /// Bytes that may be copied to stand together with an insertion; more are written first.
 const GATHERED: usize = 4 * 1024;
 /// Largest room for insertions that is kept for later, bytes.
@@ -50,7 +52,7 @@ impl BufferPool {
 
     fn give(&self, buffer: Box<[u8]>) {
         let mut free = self.free.borrow_mut();
-        if free.len() < KEPT {
+        if free.len() < KEPT && buffer.len() == BUFFER_BYTES {
             free.push(buffer);
         }
     }
@@ -85,6 +87,7 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Half {
     pool: Rc<BufferPool>,
+    /// One of the pool's, or a small one of its own with what is stowed.
     buffer: Option<Box<[u8]>>,
     /// Bytes of ours, and what was received before them: written before the rest.
     inserted: Option<Box<Insertion>>,
@@ -309,6 +312,47 @@ impl Half {
         }
     }
 
+    /// The session waits: what little is here is put aside, so that the buffer serves others. A thousand waiting sessions
+    /// would use a thousand buffers.
+    pub fn stow(&mut self) {
+        let Some(bytes) = self.buffer.as_deref().filter(|bytes| bytes.len() == BUFFER_BYTES) else { return };
+        if self.end - self.start > STOWED {
+            return;
+        }
+        let kept: Box<[u8]> = bytes.get(self.start..self.end).unwrap_or_default().into();
+        self.seen -= self.start;
+        self.end -= self.start;
+        self.start = 0;
+        if let Some(buffer) = self.buffer.replace(kept) {
+            self.pool.give(buffer);
+        }
+    }
+
+    /// Reads behind what is stowed: a buffer is needed only if there is something.
+    fn poll_read_stowed<R: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        stowed: Box<[u8]>,
+    ) -> Poll<std::io::Result<usize>> {
+        let mut buffer = self.pool.take();
+        let mut room = ReadBuf::new(buffer.get_mut(self.end..).unwrap_or_default());
+        let result = Pin::new(from).poll_read(cx, &mut room);
+        let count = room.filled().len();
+        if count == 0 {
+            self.pool.give(buffer);
+            self.buffer = Some(stowed);
+        } else {
+            let (old, kept) = (buffer.get_mut(..self.end), stowed.get(..self.end));
+            if let (Some(old), Some(kept)) = (old, kept) {
+                old.copy_from_slice(kept);
+            }
+            self.end += count;
+            self.buffer = Some(buffer);
+        }
+        result.map_ok(|()| count)
+    }
+
     /// Writes what may be written. Ready when nothing is left or the writer failed.
     pub fn poll_write<W: AsyncWrite + Unpin>(
         &mut self,
@@ -361,7 +405,10 @@ impl Half {
         cx: &mut Context<'_>,
         from: &mut R,
     ) -> Poll<std::io::Result<usize>> {
-        let mut buffer = self.buffer.take().unwrap_or_else(|| self.pool.take());
+        let mut buffer = match self.buffer.take() {
+            Some(stowed) if stowed.len() < BUFFER_BYTES => return self.poll_read_stowed(cx, from, stowed),
+            other => other.unwrap_or_else(|| self.pool.take()),
+        };
         if self.end == BUFFER_BYTES && self.start > 0 {
             // Only the beginning of one message is left: it moves to the front to be completed.
             buffer.copy_within(self.start..self.end, 0);
@@ -410,6 +457,11 @@ mod tests {
 
     /// Runs all pieces through; messages whose tag is `x` are dropped. What was written comes back.
     fn relay(half: &mut Half, pieces: Vec<Vec<u8>>) -> Vec<u8> {
+        relay_and_wait(half, pieces, false)
+    }
+
+    /// The same where the session may wait, each time before it writes or reads.
+    fn relay_and_wait(half: &mut Half, pieces: Vec<Vec<u8>>, waits: bool) -> Vec<u8> {
         let mut from = Pieces(pieces.into());
         let mut out = Vec::new();
         loop {
@@ -427,8 +479,14 @@ mod tests {
                 }
                 Next::More => {}
             }
+            if waits {
+                half.stow();
+            }
             assert!(half.poll_write(&mut context(), &mut out).is_ready());
             assert!(half.can_read());
+            if waits {
+                half.stow();
+            }
             if half.poll_read(&mut context(), &mut from).is_pending() {
                 return out;
             }
@@ -444,6 +502,25 @@ mod tests {
         assert_eq!(relay(&mut half, vec![message.clone()]), message);
         assert!(half.buffer.is_none());
         assert_eq!(pool.free.borrow().len(), 1);
+    }
+
+    #[test]
+    fn who_waits_gives_the_buffer_to_others() {
+        let pool = BufferPool::new();
+        let mut halves = [(); 3].map(|()| Half::new(Rc::clone(&pool), 100));
+        let mut message = Vec::new();
+        encode::query(&mut message, "select 1");
+        for half in &mut halves {
+            let mut from = Pieces([message.clone()].into());
+            assert!(half.poll_read(&mut context(), &mut from).is_ready());
+            half.stow();
+            assert!(half.poll_read(&mut context(), &mut from).is_pending());
+            assert_eq!(half.buffer.as_deref(), Some(&message[..]));
+            assert_eq!(pool.free.borrow().len(), 1, "one is enough for all of them");
+        }
+        for half in &mut halves {
+            assert_eq!(relay(half, vec![message.clone()]), message.repeat(2));
+        }
     }
 
     #[test]
@@ -515,8 +592,9 @@ mod tests {
         /// However the bytes arrive, what is not dropped comes out unchanged and in order.
         #[test]
         fn nothing_is_lost_or_changed(
-            messages in proptest::collection::vec((prop_oneof![Just(b'd'), Just(b'x'), Just(b'Q')], 0usize..200_000), 1..6),
-            cuts in proptest::collection::vec(1usize..100_000, 0..12),
+            messages in proptest::collection::vec((prop_oneof![Just(b'd'), Just(b'x'), Just(b'Q')], prop_oneof![0usize..300, 0usize..200_000]), 1..6),
+            cuts in proptest::collection::vec(prop_oneof![1usize..100, 1usize..100_000], 0..12),
+            waits in any::<bool>(),
             whole in prop_oneof![Just(0usize), Just(16_000), Just(BUFFER_BYTES)],
         ) {
             let mut all = Vec::new();
@@ -539,7 +617,7 @@ mod tests {
             pieces.push(rest.to_vec());
             pieces.retain(|piece| !piece.is_empty());
             let mut half = Half::new(BufferPool::new(), whole);
-            prop_assert!(relay(&mut half, pieces) == wanted);
+            prop_assert!(relay_and_wait(&mut half, pieces, waits) == wanted);
             prop_assert!(half.buffer.is_none());
         }
     }

@@ -120,6 +120,7 @@ impl Session {
                 Poll::Pending => break,
             }
         }
+        self.up.stow();
         self.entry.mailbox.poll(cx).map(Watched::Signals)
     }
 

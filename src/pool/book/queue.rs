@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use super::{Book, Claim, Grant, Phase, PoolId, Room, Waiter};
 
-/// How much later somebody may have come and still be served first. Longer than a thread needs to look once at all its
-/// sockets, too short to matter to anybody who waits.
-pub(super) const TOGETHER: Duration = Duration::from_millis(2);
+/// How much later somebody may have come and still be served first. As long as a busy thread needs to look once at all its
+/// sockets, so that the order among threads means nothing below it anyway; too short to matter to anybody who waits.
+pub(super) const TOGETHER: Duration = Duration::from_millis(10);
 
 /// What is left of a limit for [`Claim::Spare`]. At most a quarter is reserved, so that a small pool is for all.
 fn spare(limit: usize, reserve: usize) -> usize {

@@ -178,7 +178,7 @@ impl World {
     }
 
     fn apply(&mut self, step: &Step) {
-        self.now += Duration::from_millis(1);
+        self.now += Duration::from_millis(4);
         match *step {
             Step::Want(user, set, claim, thread) => self.want((user, set), claim, self.threads[thread]),
             Step::Opened(n) if n < self.opening.len() => self.opened(n),
@@ -465,7 +465,7 @@ fn of_those_who_come_together_the_backends_thread_is_first() {
         };
         receiver
     };
-    let mut queue = [wait(other, 0), wait(home(), 1), wait(home(), 2), wait(home(), 3)];
+    let mut queue = [wait(other, 0), wait(home(), 5), wait(home(), 10), wait(home(), 11)];
     for served in [1, 2, 0, 3] {
         book.give(pool, Phase::Active, 7, home(), start);
         let granted: Vec<bool> = queue.iter_mut().map(|one| one.try_recv().is_ok()).collect();

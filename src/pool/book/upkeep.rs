@@ -127,10 +127,13 @@ impl<T> Book<T> {
     }
 
     /// A checkout of that pool took so long.
-    pub(in crate::pool) fn note_wait(&mut self, key: &PoolKey, waited: Duration) {
-        if let Some(pool) = self.by_key.get(key) {
-            self.pools[*pool].waits.waited(waited);
-        }
+    pub(in crate::pool) fn note_wait(&mut self, pool: PoolId, waited: Duration) {
+        self.pools[pool.0].waits.waited(waited);
+    }
+
+    /// The pool of that key, if it is there.
+    pub(in crate::pool) fn find(&self, key: &PoolKey) -> Option<PoolId> {
+        self.by_key.get(key).copied().map(PoolId)
     }
 
     /// Starts a new window for the quantiles of all pools.
