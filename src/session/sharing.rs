@@ -158,14 +158,6 @@ impl State {
         if self.sharing.is_some() { self.sharing_pins() } else { self.params.pins() }
     }
 
-    /// Prepared statements on the session's backend, as far as they have names.
-    pub fn prepared_on_backend(&self) -> usize {
-        match self.sharing.as_deref() {
-            Some(sharing) => sharing.carried.as_deref().map_or(0, Statements::len),
-            None => self.prepared.len(),
-        }
-    }
-
     /// A text was sent of which only the beginning was seen.
     fn note_unread(&mut self, kind: Kind, head: &[u8]) {
         let alone = self.pipeline.is_idle();

@@ -17,6 +17,14 @@ use crate::wire::frontend::Kind;
 const UNKNOWN: Unnamed = (0, 0);
 
 impl State {
+    /// Prepared statements on the session's backend, as far as they have names.
+    pub fn prepared_on_backend(&self) -> usize {
+        match self.sharing.as_deref() {
+            Some(sharing) => sharing.carried.as_deref().map_or(0, Statements::len),
+            None => self.prepared.len(),
+        }
+    }
+
     /// The number of a statement that is about to be used, prepared first if need be; `None` when the name stays.
     pub(super) fn number_for_use(&mut self, name: &[u8]) -> Option<u32> {
         if name.is_empty() {
