@@ -124,7 +124,8 @@ impl Node {
     /// Writes `postgresql.conf` and `pg_hba.conf` anew: pg_rewind and base backups bring another node's.
     pub fn write_config(&self) -> Result<(), DemoError> {
         let mut text = format!(
-            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = {}\ncluster_name = {}\n",
+            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = {}\ncluster_name = {}\n\
+             dynamic_shared_memory_type = mmap\n",
             self.port,
             quoted(&self.socket_dir.display().to_string()),
             quoted(&self.name),
@@ -413,6 +414,7 @@ impl Drop for Node {
             let ended = child.wait();
             drop(ended);
         }
+        process::remove_memory(&self.data);
     }
 }
 

@@ -54,6 +54,17 @@ pub fn in_folder(dir: &Path) -> Vec<u32> {
         .collect()
 }
 
+/// Removes the shared memory of a server that was killed: it outlives everything else, and a system has only so many
+/// pieces of it.
+pub fn remove_memory(data: &Path) {
+    // The lock file of a server that ended by itself is gone. Its seventh line: the segment's key and number.
+    let Ok(lock) = std::fs::read_to_string(data.join("postmaster.pid")) else { return };
+    let Some(id) = lock.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) else { return };
+    // Where the program is missing, or somebody was faster, nothing is to be done.
+    let removed = Command::new("ipcrm").args(["-m", id]).stderr(Stdio::null()).status();
+    drop(removed);
+}
+
 /// The title a server process gives itself, such as "postgres: walreceiver streaming 0/3000148".
 pub fn title(pid: u32) -> Option<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;

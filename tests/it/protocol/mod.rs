@@ -3,6 +3,7 @@
 mod first_packets;
 mod logins;
 mod mutants;
+mod pooled;
 mod scripts;
 
 use std::time::Duration;
@@ -22,10 +23,16 @@ fn words(frames: &[Frame]) -> Vec<String> {
     frames.iter().map(ToString::to_string).collect()
 }
 
+/// The table of the scripts. Not a temporary one, which would keep a session on its backend.
+async fn fresh_table(raw: &mut Raw) {
+    raw.query("DROP TABLE IF EXISTS t").await;
+    raw.query("CREATE TABLE t (a int)").await;
+}
+
 /// Sends the bytes after a login, then says goodbye; everything that comes back.
 async fn talk(address: &str, bytes: &[u8], goodbye: bool) -> Vec<String> {
     let mut raw = Raw::login(address, "app", "app-secret", "app").await;
-    raw.query("CREATE TEMP TABLE t (a int)").await;
+    fresh_table(&mut raw).await;
     raw.try_send(bytes).await;
     if goodbye {
         // Some conversations have made the server hang up by now.

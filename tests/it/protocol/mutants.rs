@@ -2,7 +2,7 @@
 //!
 //! A difference names the seed of its round; `MUTANTS=FIRST..LAST` runs those rounds.
 
-use super::{comparable, same, scripts};
+use super::{comparable, fresh_table, same, scripts};
 use crate::harness::raw::{Raw, query, terminate};
 use crate::harness::scene::scene;
 
@@ -50,7 +50,8 @@ impl Dice {
 /// What comes back when these are the last bytes of a client.
 async fn last_words(address: &str, bytes: &[u8]) -> Vec<String> {
     let mut raw = Raw::login(address, "app", "app-secret", "app").await;
-    raw.query("SET statement_timeout = '5s'; CREATE TEMP TABLE t (a int)").await;
+    raw.query("SET statement_timeout = '5s'").await;
+    fresh_table(&mut raw).await;
     raw.try_send(bytes).await;
     raw.half_close().await;
     comparable(&raw.end().await)

@@ -22,8 +22,9 @@ fn run(sql: &str) -> Vec<u8> {
 
 /// All that must be answered like the server and leave the session usable.
 pub fn conversations() -> Vec<Script> {
-    [simple(), extended(), portals(), errors(), blocks(), copies(), extended_copies(), odd(), malformed()]
-        .concat()
+    let alone = [simple(), extended(), portals(), errors(), odd(), malformed()].concat();
+    let copies = [copies(), extended_copies(), copies_in_blocks()].concat();
+    [alone, blocks(), copies, borders(), statements(), settings(), cursors()].concat()
 }
 
 fn simple() -> Vec<Script> {
@@ -159,6 +160,153 @@ fn blocks() -> Vec<Script> {
     ]
 }
 
+/// Borders of transactions at every place of a pipeline.
+fn borders() -> Vec<Script> {
+    let insert = |number: u32| run(&format!("INSERT INTO t VALUES ({number})"));
+    let between = [
+        batch(&[insert(1), sync(), run("BEGIN"), insert(2), sync(), run("TABLE t"), sync()]),
+        batch(&[run("COMMIT"), sync(), run("TABLE t"), sync()]),
+    ];
+    let inside = [insert(1), run("BEGIN"), insert(2), sync(), query("ROLLBACK"), query("TABLE t")];
+    let ends_inside = [query("BEGIN"), insert(1), run("COMMIT"), insert(2), run("SELECT 1/0"), sync()];
+    let implicit = [insert(1), sync(), run("SELECT 1/0"), insert(2), sync(), insert(3), sync()];
+    let failed = [run("BEGIN"), insert(1), run("SELECT 1/0"), run("COMMIT"), sync(), sync(), query("COMMIT")];
+    let chained = [
+        query("BEGIN ISOLATION LEVEL SERIALIZABLE"),
+        insert(1),
+        run("COMMIT AND CHAIN"),
+        sync(),
+        query("SHOW transaction_isolation"),
+        query("ROLLBACK AND CHAIN; SHOW transaction_isolation"),
+        query("COMMIT"),
+        query("SHOW transaction_isolation"),
+    ];
+    let left_open = [
+        query("INSERT INTO t VALUES (1); BEGIN; INSERT INTO t VALUES (2)"),
+        run("TABLE t"),
+        sync(),
+        query("SELECT 1/0; SELECT 2"),
+        query("ROLLBACK; TABLE t"),
+    ];
+    let again =
+        [query("BEGIN; SELECT 1; COMMIT; BEGIN; SELECT 2"), query("COMMIT; SELECT 3; BEGIN"), query("END")];
+    let flushed =
+        [run("BEGIN"), flush(), insert(1), flush(), run("COMMIT"), flush(), sync(), query("TABLE t")];
+    let alone = [insert(1), run("VACUUM t"), sync(), query("TABLE t"), run("VACUUM t"), sync()];
+    vec![
+        ("a block between implicit transactions", between.concat()),
+        ("a block begins in a batch", batch(&inside)),
+        ("a block ends in a batch", batch(&[batch(&ends_inside), query("TABLE t")])),
+        ("implicit transactions in one packet", batch(&[batch(&implicit), query("TABLE t")])),
+        ("a block fails in a batch", batch(&failed)),
+        ("chained blocks", batch(&chained)),
+        ("a text that leaves a block open", batch(&left_open)),
+        ("blocks in one text", batch(&again)),
+        ("a block step by step", batch(&flushed)),
+        ("what must stand alone", batch(&alone)),
+        (
+            "a transaction in two phases",
+            batch(&[query("BEGIN"), query("PREPARE TRANSACTION 'x'"), query("END")]),
+        ),
+        ("the end of no block", batch(&[run("COMMIT"), sync(), query("ROLLBACK"), run("END"), sync()])),
+        (
+            "a block in a block",
+            batch(&[query("BEGIN"), run("BEGIN"), sync(), query("BEGIN"), query("COMMIT")]),
+        ),
+    ]
+}
+
+/// Uses the statement of that name.
+fn use_of(name: &str) -> Vec<u8> {
+    batch(&[bind("", name, &[]), describe(b'P', ""), execute("", 0), sync()])
+}
+
+/// Statements that outlive a transaction, or do not.
+fn statements() -> Vec<Script> {
+    let kept = [
+        parse("s", ROWS),
+        sync(),
+        query("BEGIN"),
+        use_of("s"),
+        query("ROLLBACK"),
+        use_of("s"),
+        close(b'S', "s"),
+        sync(),
+        use_of("s"),
+    ];
+    let unnamed = [parse("", ROWS), sync(), use_of(""), query("SELECT 1"), use_of("")];
+    let discarded = [parse("s", ROWS), sync(), query("DISCARD ALL"), use_of("s")];
+    let deallocated =
+        [parse("s", ROWS), run("DEALLOCATE ALL"), use_of("s"), parse("s", ROWS), sync(), use_of("s")];
+    let failed =
+        [parse("", "nonsense"), parse("s", "SELECT 1"), sync(), parse("s", "SELECT 2"), sync(), use_of("s")];
+    let rolled_back = [query("BEGIN"), parse("s", "SELECT 1"), sync(), query("ROLLBACK"), use_of("s")];
+    vec![
+        ("a statement in several transactions", batch(&kept)),
+        ("the unnamed statement in several batches", batch(&unnamed)),
+        ("a statement behind DISCARD", batch(&discarded)),
+        ("a statement behind DEALLOCATE", batch(&deallocated)),
+        ("a statement whose Parse was passed over", batch(&failed)),
+        ("a statement of a block that failed", batch(&rolled_back)),
+    ]
+}
+
+/// Settings of a session and of a transaction.
+fn settings() -> Vec<Script> {
+    let set = [run("SET work_mem = '5MB'"), sync(), run("SHOW work_mem"), sync(), query("SHOW work_mem")];
+    let undone = [run("SET work_mem = '5MB'"), run("SELECT 1/0"), sync(), query("SHOW work_mem")];
+    let local = [
+        query("BEGIN"),
+        run("SET LOCAL work_mem = '5MB'"),
+        run("SHOW work_mem"),
+        sync(),
+        query("COMMIT; SHOW work_mem"),
+    ];
+    vec![
+        ("a setting by extended", batch(&set)),
+        ("a setting that an error takes back", batch(&undone)),
+        ("a setting of a block", batch(&local)),
+    ]
+}
+
+/// What ends with its transaction, and what does not.
+fn cursors() -> Vec<Script> {
+    let portal = [
+        query("BEGIN"),
+        parse("s", ROWS),
+        bind("p", "s", &[]),
+        execute("p", 2),
+        sync(),
+        query("SELECT 1"),
+        execute("p", 2),
+        sync(),
+        query("COMMIT"),
+        execute("p", 1),
+        sync(),
+    ];
+    let cursor = [
+        query("BEGIN; DECLARE c CURSOR FOR SELECT generate_series(1, 3)"),
+        run("FETCH 2 FROM c"),
+        sync(),
+        query("FETCH c"),
+        query("COMMIT"),
+        query("FETCH c"),
+    ];
+    let temporary = [
+        query("CREATE TEMP TABLE own (a int)"),
+        run("TABLE own"),
+        sync(),
+        query("DROP TABLE own"),
+        run(ROWS),
+        sync(),
+    ];
+    vec![
+        ("a portal in several batches", batch(&portal)),
+        ("a cursor in several batches", batch(&cursor)),
+        ("a temporary table", batch(&temporary)),
+    ]
+}
+
 fn copies() -> Vec<Script> {
     let good = [query(COPY_IN), copy_data(b"1\n2\n"), copy_data(b"3\n"), copy_done()];
     let wrong = [query(COPY_IN), copy_data(b"x\n"), copy_data(b"1\n"), copy_done()];
@@ -206,6 +354,50 @@ fn extended_copies() -> Vec<Script> {
         ),
         ("copy fail by extended", batch(&failed)),
         ("copy error by extended", batch(&wrong)),
+    ]
+}
+
+fn copies_in_blocks() -> Vec<Script> {
+    let inside = [
+        run("BEGIN"),
+        sync(),
+        run(COPY_IN),
+        copy_data(b"1\n"),
+        copy_done(),
+        run("TABLE t"),
+        sync(),
+        run(COPY_OUT),
+        sync(),
+        query("COMMIT"),
+        query("TABLE t"),
+    ];
+    let begun =
+        [run("BEGIN"), run(COPY_IN), copy_data(b"1\n"), copy_done(), run("COMMIT"), sync(), query("TABLE t")];
+    let failed = [query("BEGIN"), query(COPY_IN), copy_data(b"1\n"), copy_fail("enough"), query("COMMIT")];
+    let wrong = [
+        query("BEGIN"),
+        run(COPY_IN),
+        copy_data(b"x\n"),
+        copy_done(),
+        sync(),
+        query("END"),
+        query("TABLE t"),
+    ];
+    let texts = [
+        query("BEGIN; COPY t FROM STDIN; COMMIT; SELECT 1"),
+        copy_data(b"1\n"),
+        copy_done(),
+        query("COPY t TO STDOUT; BEGIN; COPY t TO STDOUT"),
+        query("ROLLBACK"),
+    ];
+    let several = [run(COPY_IN), copy_data(b"1\n"), copy_done(), sync()].concat().repeat(3);
+    vec![
+        ("copies in a block", batch(&inside)),
+        ("a copy in a block of its batch", batch(&begun)),
+        ("a copy that fails in a block", batch(&[batch(&failed), query("TABLE t")])),
+        ("a copy with an error in a block", batch(&wrong)),
+        ("copies in texts with blocks", batch(&texts)),
+        ("copies in a row", batch(&[several, query("TABLE t")])),
     ]
 }
 
