@@ -78,10 +78,15 @@ fn is_whole(types: &[u8]) -> bool {
 }
 
 impl Statement {
+    /// What follows the name in the Parse of the client: the text, and the types that it has named.
+    pub fn asked_text(&self, name: &[u8]) -> &[u8] {
+        self.message.get(HEADER_LEN + name.len() + 1..).unwrap_or_default()
+    }
+
     /// Appends what follows the name in a Parse of this statement: its text, and the types of its parameters as the
     /// server has found them.
     pub fn encode_text(&self, name: &[u8], out: &mut Vec<u8>) {
-        let rest = self.message.get(HEADER_LEN + name.len() + 1..).unwrap_or_default();
+        let rest = self.asked_text(name);
         let text = memchr::memchr(0, rest).map_or(rest.len(), |end| end + 1);
         let (text, asked) = rest.split_at_checked(text).unwrap_or((rest, &[]));
         out.extend_from_slice(text);
@@ -214,6 +219,13 @@ impl Prepared {
     /// A named statement.
     pub fn get(&self, name: &[u8]) -> Option<&Statement> {
         self.named.get(name)
+    }
+
+    /// Gives a named statement another identity.
+    pub fn identify(&mut self, name: &[u8], id: StatementId) {
+        if let Some(statement) = self.named.get_mut(name) {
+            statement.id = id;
+        }
     }
 
     /// A named statement whose message is kept, so that it can be prepared on any backend.

@@ -304,13 +304,14 @@ impl Session {
             self.up.drop_message();
             return None;
         }
-        // With a body a Sync or Flush is malformed: a server says so.
-        let bare = len == HEADER_LEN;
         match kind {
             // Left over from a COPY that was lost, or asking for nothing: a server passes over them too.
             Kind::CopyData | Kind::CopyDone | Kind::CopyFail => {}
-            Kind::Flush if bare => {}
-            Kind::Sync if bare => encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte()),
+            // With a body they are malformed, as the server will say.
+            Kind::Flush if len == HEADER_LEN => {}
+            Kind::Sync if len == HEADER_LEN => {
+                encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte())
+            }
             // With a backend the same message is looked at again.
             _ if self.attach_at_once() => return None,
             _ => return Some(Look::Stop(Event::Request)),

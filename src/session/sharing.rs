@@ -349,10 +349,11 @@ impl State {
     }
 
     fn translate_parse(&mut self, message: &[u8], body: &[u8], whole: bool) -> Plan {
-        let parse = frontend::parse(body).filter(|_| whole);
+        // What the server will refuse, it refuses in the client's words.
+        let parse = frontend::parse(body).filter(|parse| whole && parse.is_whole && self.is_name(parse.name));
         let effects = self.text_effects(parse.map(|parse| parse.sql));
         let Some(parse) = parse else {
-            // Too long to be kept: prepared as it is, on this backend only.
+            // Or too long to be kept: prepared as it is, on this backend only.
             return self.prepare_unkept(message, body);
         };
         if parse.name.is_empty() {
@@ -384,15 +385,6 @@ impl State {
             sharing.undescribed = Some((parse.name.into(), Describing::new(statement, number, false)));
         }
         Plan::Head(head)
-    }
-
-    fn prepare_unkept(&mut self, message: &[u8], body: &[u8]) -> Plan {
-        if frontend::parse_name(body).is_some_and(<[u8]>::is_empty) {
-            return self.translate_unnamed(&[], None);
-        }
-        self.doubt();
-        self.client_message(Kind::Parse, message, false);
-        Plan::Pass
     }
 
     fn translate_unnamed(&mut self, message: &[u8], effects: Option<SharedEffects>) -> Plan {

@@ -73,12 +73,18 @@ pub struct Parse<'a> {
     pub name: &'a [u8],
     /// Statement text in the client's encoding.
     pub sql: &'a [u8],
+    /// The types of parameters follow and nothing else: the server finds no fault with the form.
+    pub is_whole: bool,
 }
 
 /// Reads the body of a Parse; `None` when it is cut off.
 pub fn parse(body: &[u8]) -> Option<Parse<'_>> {
     let mut rest = body;
-    Some(Parse { name: take_cstr(&mut rest)?, sql: take_cstr(&mut rest)? })
+    let (name, sql) = (take_cstr(&mut rest)?, take_cstr(&mut rest)?);
+    let types = rest.split_first_chunk();
+    let is_whole =
+        types.is_some_and(|(count, types)| types.len() == usize::from(u16::from_be_bytes(*count)) * 4);
+    Some(Parse { name, sql, is_whole })
 }
 
 /// The name in a Parse of which only the beginning is here; `None` when even that is cut off.
@@ -140,7 +146,11 @@ mod tests {
 
     #[test]
     fn views_find_their_parts() {
-        assert_eq!(parse(b"s1\0select 1\0\0\0"), Some(Parse { name: b"s1", sql: b"select 1" }));
+        let select = Parse { name: b"s1", sql: b"select 1", is_whole: true };
+        assert_eq!(parse(b"s1\0select 1\0\0\0"), Some(select));
+        assert_eq!(parse(b"s1\0select 1\0\0"), Some(Parse { is_whole: false, ..select }));
+        assert_eq!(parse(b"s1\0select 1\0\0\0\0"), Some(Parse { is_whole: false, ..select }));
+        assert_eq!(parse(b"s1\0select 1\0\0\x01\0\0\0\x17"), Some(select));
         assert_eq!(bind(b"p\0s1\0\0\0"), Some(Bind { portal: b"p", statement: b"s1" }));
         assert_eq!(named(b"Ss1\0"), Some(Named::Statement(b"s1")));
         assert_eq!(named(b"Pp\0"), Some(Named::Portal(b"p")));

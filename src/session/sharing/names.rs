@@ -4,6 +4,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::Plan;
 use super::shapes::{Describing, NO_STATEMENT};
 use crate::pool::{NAME_PREFIX, Slot, StatementId, Statements, Unnamed};
 use crate::session::pipeline::{Own, Request};
@@ -11,7 +12,24 @@ use crate::session::state::State;
 use crate::sql::{PinCause, glance};
 use crate::wire::backend::TxStatus;
 use crate::wire::encode;
-use crate::wire::frontend::Kind;
+use crate::wire::frontend::{self, Kind};
+
+/// Parameters that decide what a server makes of a text while it reads it: of its bytes, strings, dates and intervals.
+/// The server reports them.
+const READ_BY_REPORTED: [&str; 5] =
+    ["client_encoding", "standard_conforming_strings", "DateStyle", "IntervalStyle", "TimeZone"];
+/// Others, which it does not report: where names are looked up, as whom, and what some constants mean.
+const READ_BY: [&str; 9] = [
+    "search_path",
+    "role",
+    "session_authorization",
+    "array_nulls",
+    "backslash_quote",
+    "lc_monetary",
+    "timezone_abbreviations",
+    "transform_null_equals",
+    "xmloption",
+];
 
 /// The owner of an unnamed statement that may or may not be there: no session has this number.
 const UNKNOWN: Unnamed = (0, 0);
@@ -37,6 +55,7 @@ impl State {
 
     /// The number of a shared statement on this backend. Where it is not there, it is prepared before.
     pub(super) fn number_of(&mut self, name: &[u8]) -> u32 {
+        self.identify_again(name);
         let Some(statement) = self.prepared.get(name) else { return NO_STATEMENT };
         let (id, shape) = (statement.id, statement.description.shape());
         // Of two shapes only the server knows which is right. In a failed transaction it would not say.
@@ -45,6 +64,34 @@ impl State {
         match self.carried().and_then(|carried| carried.find(&id)) {
             Some(slot) if failed || fits(&slot) => slot.number,
             _ => self.prepare(name, id),
+        }
+    }
+
+    /// True for a name that the server takes for one, in the client's encoding.
+    pub(super) fn is_name(&self, name: &[u8]) -> bool {
+        name.is_ascii()
+            || (self.params.reported("client_encoding") == Some("UTF8") && std::str::from_utf8(name).is_ok())
+    }
+
+    /// A Parse that is sent as it is, and whose statement only this backend has.
+    pub(super) fn prepare_unkept(&mut self, message: &[u8], body: &[u8]) -> Plan {
+        if frontend::parse_name(body).is_some_and(<[u8]>::is_empty) {
+            return self.translate_unnamed(&[], None);
+        }
+        self.doubt();
+        self.client_message(Kind::Parse, message, false);
+        Plan::Pass
+    }
+
+    /// Where a statement has to be prepared again, it is read under the settings of this moment: others that share it must
+    /// have the same.
+    fn identify_again(&mut self, name: &[u8]) {
+        let Some(old) = self.prepared.get(name).map(|statement| statement.id) else { return };
+        if self.carried().and_then(|carried| carried.find(&old)).is_none()
+            && let Some(statement) = self.prepared.get(name)
+        {
+            let id = self.identity(statement.asked_text(name));
+            self.prepared.identify(name, id);
         }
     }
 
@@ -150,16 +197,20 @@ impl State {
         self.sent(Request::Own(Own::Parse(None)));
     }
 
-    /// What two sessions must have in common to mean the same by a text: the text, the types of its parameters, where
-    /// names are looked up, and as whom. A session with temporary tables shares with nobody.
+    /// What two sessions must have in common to mean the same by a text: the text, the types of its parameters, and the
+    /// settings by which it is read. A session with temporary tables shares with nobody.
     pub(super) fn identity(&self, text_and_types: &[u8]) -> StatementId {
         let mut digest = Sha256::new();
         digest.update(text_and_types);
         for setting in self.params.replays() {
-            if ["search_path", "role", "session_authorization"].iter().any(|name| setting.is(name)) {
+            if READ_BY.iter().any(|name| setting.is(name)) {
                 digest.update(&setting.statement);
                 digest.update([0]);
             }
+        }
+        for name in READ_BY_REPORTED {
+            digest.update(self.params.reported(name).unwrap_or_default());
+            digest.update([0]);
         }
         if self.params.pins().contains(PinCause::TempTable) {
             digest.update(self.session().to_be_bytes());

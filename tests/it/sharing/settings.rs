@@ -494,3 +494,31 @@ async fn search_paths_are_their_owners() {
         .await;
     stage.finish().await;
 }
+
+/// What is written in the text, unlike what is given to it, is read when the statement is prepared.
+#[tokio::test]
+async fn a_text_that_other_settings_read_otherwise_is_not_shared() {
+    let stage = stage(1).await;
+    let texts = [
+        "SELECT date '02/01/2024'",
+        "SELECT timestamptz '2024-01-01 00:00' AT TIME ZONE 'UTC'",
+        "SELECT extract(epoch FROM interval '-1 2:03:04')",
+        "SELECT octet_length('\u{e9}')",
+        r"SELECT length('\\')",
+        "SELECT ('{null}'::text[])[1] IS NULL",
+        "SELECT NULL = NULL",
+    ];
+    let all = |who: char| texts.map(|text| format!("{who}: {text}\n")).concat();
+    let program = "a: SET datestyle = 'ISO, DMY'; SET timezone = 'Asia/Tokyo'
+         a: SET intervalstyle = sql_standard
+         b: SET standard_conforming_strings = off
+         b: SET client_encoding = 'LATIN1'
+         c: SET array_nulls = off
+         c: SET transform_null_equals = on
+"
+    .to_owned();
+    stage
+        .same(&(program + &all('a') + &all('b') + &all('c') + &all('a') + &all('b') + &all('d') + &all('c')))
+        .await;
+    stage.finish().await;
+}
