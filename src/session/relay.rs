@@ -17,7 +17,7 @@ use crate::wire::backend::{self, TxStatus};
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
 use crate::wire::frame::HEADER_LEN;
-use crate::wire::frontend::Kind;
+use crate::wire::frontend::{self, Kind};
 
 /// Reads of one direction before the other gets its turn.
 const ROUNDS: usize = 16;
@@ -247,7 +247,7 @@ impl Session {
             _ => {}
         }
         // Judged before the rest is waited for, as by a server.
-        let Some(judged) = judge(self.up.head()) else { return Ok(None) };
+        let Some(judged) = frontend::judge(self.up.head()) else { return Ok(None) };
         let kind = judged.map_err(Box::new)?;
         Ok(match next {
             Ok(Next::Whole(_, len)) => Some(Sent { kind, len, whole: true }),
@@ -310,7 +310,7 @@ impl Session {
             // With a body they are malformed, as the server will say.
             Kind::Flush if len == HEADER_LEN => {}
             Kind::Sync if len == HEADER_LEN => {
-                encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte())
+                encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte());
             }
             // With a backend the same message is looked at again.
             _ if self.attach_at_once() => return None,
@@ -474,29 +474,4 @@ fn is_hot_standby(tag: u8, body: &[u8]) -> bool {
 
 fn may_be_failover(body: &[u8]) -> bool {
     MAY_BE_FAILOVER.contains(&ErrorView::new(body).code())
-}
-
-/// The kind of the client message that begins with `head`, or why it is none; a server judges the type before the
-/// length. `None` when nothing is there.
-fn judge(head: &[u8]) -> Option<Result<Kind, PgError>> {
-    let (&tag, length) = head.split_first()?;
-    let Some(kind) = Kind::of(tag) else { return Some(Err(unknown_type(tag))) };
-    let Some(length) = length.first_chunk() else { return Some(Ok(kind)) };
-    let length = u32::from_be_bytes(*length);
-    Some(if (4..=kind.length_limit()).contains(&length) {
-        Ok(kind)
-    } else {
-        Err(violation(format!(
-            "invalid message length {} in message of type 0x{tag:02x}",
-            length.cast_signed()
-        )))
-    })
-}
-
-fn unknown_type(tag: u8) -> PgError {
-    violation(format!("invalid frontend message type {tag}"))
-}
-
-fn violation(text: impl Into<String>) -> PgError {
-    PgError::fatal(SqlState::PROTOCOL_VIOLATION, text)
 }

@@ -2,6 +2,7 @@
 //!
 //! In: bodies of frontend messages. Out: names and texts inside them. Must not know what follows from them.
 
+use super::error::{PgError, SqlState};
 use super::startup::take_cstr;
 
 /// A client message's meaning to the session, by its tag.
@@ -138,6 +139,29 @@ pub fn named(body: &[u8]) -> Option<Named<'_>> {
 pub fn query(body: &[u8]) -> Option<&[u8]> {
     let mut rest = body;
     take_cstr(&mut rest)
+}
+
+/// The kind of the client message that begins with `head`, or why it is none; a server judges the type before the
+/// length. `None` when nothing is there.
+pub fn judge(head: &[u8]) -> Option<Result<Kind, PgError>> {
+    let (&tag, length) = head.split_first()?;
+    let Some(kind) = Kind::of(tag) else {
+        return Some(Err(violation(format!("invalid frontend message type {tag}"))));
+    };
+    let Some(length) = length.first_chunk() else { return Some(Ok(kind)) };
+    let length = u32::from_be_bytes(*length);
+    Some(if (4..=kind.length_limit()).contains(&length) {
+        Ok(kind)
+    } else {
+        Err(violation(format!(
+            "invalid message length {} in message of type 0x{tag:02x}",
+            length.cast_signed()
+        )))
+    })
+}
+
+fn violation(text: String) -> PgError {
+    PgError::fatal(SqlState::PROTOCOL_VIOLATION, text)
 }
 
 #[cfg(test)]
