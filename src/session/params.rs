@@ -18,7 +18,7 @@ pub const MAX_SETTINGS: usize = 200;
 /// The name of the client's program: the session's own, backends are opened without it.
 const APPLICATION_NAME: &str = "application_name";
 /// The backend's role, which is not the session's to report: the endpoint's does not change.
-const HOT_STANDBY: &str = "in_hot_standby";
+pub const HOT_STANDBY: &str = "in_hot_standby";
 
 /// Parameters that the server reports but no SET can change.
 const FIXED: [&str; 8] = [

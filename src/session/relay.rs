@@ -405,9 +405,7 @@ impl Session {
         let message = self.down.peek(len);
         let body = message.get(HEADER_LEN..).unwrap_or_default();
         let fatal = tag == b'E' && ErrorView::new(body).ends_connection();
-        let ours = is_hot_standby(tag, body)
-            || self.state.hides(tag, body)
-            || (whole && fatal && may_be_failover(body));
+        let ours = self.state.hides(tag, body) || (whole && fatal && may_be_failover(body));
         if ours && self.down.must_write() {
             return Some(Look::WriteFirst);
         }
@@ -466,10 +464,6 @@ impl Session {
             self.began = Some(Instant::now());
         }
     }
-}
-
-fn is_hot_standby(tag: u8, body: &[u8]) -> bool {
-    tag == b'S' && body.starts_with(b"in_hot_standby\0")
 }
 
 fn may_be_failover(body: &[u8]) -> bool {

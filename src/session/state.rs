@@ -9,7 +9,7 @@ pub use fate::{fate_unknown, rolled_back};
 
 use std::rc::Rc;
 
-use super::params::Params;
+use super::params::{HOT_STANDBY, Params};
 use super::pipeline::{Answered, Own, Parsing, Pipeline, Request};
 use super::prepared::{Prepared, SharedEffects, Statement, Undo};
 use super::sharing::Sharing;
@@ -20,14 +20,6 @@ use crate::wire::error::PgError;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind, Named};
 
-/// What the relay does with a server message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The client gets it.
-    Forward,
-    /// It is not for the client.
-    Swallow,
-}
 
 /// What a lost backend means to the client.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,9 +98,14 @@ impl State {
         self.name_reset != NameReset::No && self.tx != TxStatus::Failed && self.pipeline.is_idle()
     }
 
-    /// True for a message that is not for the client: answers to messages of ours, and what a RESET makes of a name that
-    /// was as the client wants it.
+    /// True for a message that is not for the client: the node's role, since the endpoint's does not change; answers to
+    /// messages of ours; what a RESET makes of a name that was as the client wants it.
     pub fn hides(&self, tag: u8, body: &[u8]) -> bool {
+        if tag == b'S'
+            && body.strip_prefix(HOT_STANDBY.as_bytes()).is_some_and(|rest| rest.starts_with(b"\0"))
+        {
+            return true;
+        }
         if self.is_name_reset(tag, body) {
             return self.params.reported("application_name") == self.params.given_name().as_deref();
         }
@@ -286,13 +283,13 @@ impl State {
     }
 
     /// The server sent this message. DataRow and CopyData need not be shown.
-    pub fn server_message(&mut self, tag: u8, body: &[u8]) -> Verdict {
+    pub fn server_message(&mut self, tag: u8, body: &[u8]) {
         if self.pipeline.is_own_turn() && !matches!(tag, b'S' | b'A') {
             self.note_description(tag, body);
             return self.own_message(tag);
         }
         match tag {
-            b'S' => return self.reported(body),
+            b'S' => self.reported(body),
             b'Z' => {
                 self.pipeline.received(tag);
                 self.ready(TxStatus::parse(body).unwrap_or_default());
@@ -315,37 +312,27 @@ impl State {
                 self.answered(tag);
             }
         }
-        Verdict::Forward
     }
 
-    fn reported(&mut self, body: &[u8]) -> Verdict {
-        let Some((name, value)) = backend::parameter_status(body) else { return Verdict::Forward };
-        if name == "in_hot_standby" {
-            // The client sees the endpoint's answer, which does not change.
+    fn reported(&mut self, body: &[u8]) {
+        let Some((name, value)) = backend::parameter_status(body) else { return };
+        if name == HOT_STANDBY {
             self.hot_standby = Some(value == "on");
-            return Verdict::Swallow;
-        }
-        if self.name_reset != NameReset::No && name == "application_name" {
+        } else if self.name_reset != NameReset::No && name == "application_name" {
             let name = self.params.given_name().unwrap_or_default().into_owned();
             self.params.report("application_name", &name);
-            return Verdict::Forward;
+        } else {
+            self.params.report(name, value);
         }
-        let new = self.params.report(name, value);
-        if self.pipeline.is_own_turn() && !new { Verdict::Swallow } else { Verdict::Forward }
     }
 
-    /// An answer to a message of ours. Errors in place of an answer to the client's next message are the client's.
-    fn own_message(&mut self, tag: u8) -> Verdict {
+    fn own_message(&mut self, tag: u8) {
         match self.pipeline.received(tag) {
             Answered::Own(Own::Parse(Some((id, number)))) if tag == b'1' => self.is_prepared(&id, number),
             Answered::Own(Own::Query) if tag == b'E' => self.note_refused(),
-            failed @ Answered::Failed(..) => {
-                self.failed(failed);
-                return Verdict::Forward;
-            }
+            failed @ Answered::Failed(..) => self.failed(failed),
             _ => {}
         }
-        Verdict::Swallow
     }
 
     fn ready(&mut self, tx: TxStatus) {

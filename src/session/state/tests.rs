@@ -18,7 +18,8 @@ fn query(state: &mut State, sql: &str) {
 
 fn reply(state: &mut State, messages: &[(u8, &str)]) {
     for (tag, body) in messages {
-        assert_eq!(state.server_message(*tag, body.as_bytes()), Verdict::Forward);
+        assert!(!state.hides(*tag, body.as_bytes()), "{body}");
+        state.server_message(*tag, body.as_bytes());
     }
 }
 
@@ -177,9 +178,10 @@ fn a_setting_by_the_extended_protocol_counts() {
 #[test]
 fn hot_standby_is_kept_from_the_client() {
     let mut state = State::new(1000);
-    assert_eq!(state.server_message(b'S', b"in_hot_standby\0off\0"), Verdict::Swallow);
+    assert!(state.hides(b'S', b"in_hot_standby\0off\0"));
+    state.server_message(b'S', b"in_hot_standby\0off\0");
     assert_eq!(state.hot_standby, Some(false));
-    assert_eq!(state.server_message(b'S', b"TimeZone\0UTC\0"), Verdict::Forward);
+    reply(&mut state, &[(b'S', "TimeZone\0UTC\0")]);
     assert_eq!(state.params.reported("TimeZone"), Some("UTC"));
 }
 
@@ -241,7 +243,7 @@ fn a_reset_of_the_name_returns_to_the_startup_parameter() {
     reply(&mut state, &[(b'C', "RESET\0")]);
     let told = state.instead(b'S', b"application_name\0\0").unwrap();
     assert!(told.ends_with(b"application_name\0app\0"));
-    assert_eq!(state.server_message(b'S', b"application_name\0\0"), Verdict::Forward);
+    state.server_message(b'S', b"application_name\0\0");
     assert!(!state.wants_name());
     reply(&mut state, &[(b'Z', "E")]);
     assert!(!state.wants_name());
