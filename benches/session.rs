@@ -83,7 +83,7 @@ fn answered(state: &mut State, down: &[u8]) {
 fn books_of_a_shared_round_trip(bencher: Bencher, mode: &str) {
     let (up, down) = traffic::round_trip(mode);
     let mut state = State::new(1 << 20);
-    let mut sharing = Sharing::new(1);
+    let mut sharing = Sharing::new(1, true);
     sharing.take(Box::new(Statements::new(200)));
     state.sharing = Some(Box::new(sharing));
     translate(&mut state, &traffic::prepare());

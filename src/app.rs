@@ -26,6 +26,7 @@ pub use crate::reload::SetLevel;
 use crate::serve::Workers;
 use crate::session::context::Shared;
 use crate::session::directory::{Directory, Signal};
+use crate::session::risks::Catalogue;
 use crate::session::startup::Endpoint;
 use crate::session::verifiers::Verifiers;
 use crate::topology::{EventKind, EventLog, Nudges, Store, Topology};
@@ -96,8 +97,11 @@ impl App {
             Arc::clone(&metrics),
             tasks.clone(),
         );
-        let verifiers = start_lookups(&settings, &store, tls, &metrics, &tasks)?;
-        let shared = Shared { settings, store, nudges, registry, directory, verifiers, metrics, tasks };
+        let verifiers = start_lookups(&settings, &store, Arc::clone(&tls), &metrics, &tasks)?;
+        let (catalogue, loader) = Catalogue::new(Arc::clone(&settings), Arc::clone(&store), tls);
+        tasks.spawn(loader.run(tasks.clone()));
+        let shared =
+            Shared { settings, store, nudges, registry, directory, verifiers, catalogue, metrics, tasks };
         let (commands, orders) = mpsc::channel(COMMANDS);
         let admin = Arc::new(admin_state(&shared, events, commands, worker_count));
         let workers = Workers::start(&shared, &admin).map_err(|error| StartError(error.to_string()))?;

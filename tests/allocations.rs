@@ -25,6 +25,7 @@ use pgsteer::pool::Registry;
 use pgsteer::session::context::{Context, Shared};
 use pgsteer::session::directory::Directory;
 use pgsteer::session::login::{self, Outcome};
+use pgsteer::session::risks::Catalogue;
 use pgsteer::session::startup::Endpoint;
 use pgsteer::session::verifiers::Verifiers;
 use pgsteer::topology::{Epoch, Health, NodeId, Nudges, Role, Store, Topology};
@@ -63,6 +64,7 @@ fn shared(node: SocketAddr, mode: PoolMode) -> Shared {
         Arc::clone(&metrics),
         [0; 32],
     );
+    let (catalogue, _) = Catalogue::new(Arc::clone(&settings), Arc::clone(&store), Arc::clone(&tls));
     let registry = Registry::new(
         Arc::clone(&settings),
         Arc::clone(&store),
@@ -72,7 +74,7 @@ fn shared(node: SocketAddr, mode: PoolMode) -> Shared {
         tasks.clone(),
     );
     let directory = Arc::new(Directory::new(SESSIONS));
-    Shared { settings, store, nudges, registry, directory, verifiers, metrics, tasks }
+    Shared { settings, store, nudges, registry, directory, verifiers, catalogue, metrics, tasks }
 }
 
 /// A server in a thread of its own.

@@ -154,6 +154,7 @@ impl Default for Pool {
             max_connecting_per_node: 8,
             reset_timeout: Duration::from_secs(5),
             max_pinned: 0,
+            pin_sequences: true,
             max_prepared: 200,
         }
     }

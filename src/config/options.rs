@@ -312,6 +312,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("pool.max_pinned", Kind::Number, "0", Class::Live,
         "Sessions per node, database and user that may keep a backend in transaction mode; 0: three quarters of \
          `size`."),
+    option("pool.pin_sequences", Kind::Flag, "true", Class::NewSessions,
+        "Whether `nextval` keeps a session's backend in transaction mode, so that `currval` and `lastval` find it."),
     option("pool.max_prepared", Kind::Number, "200", Class::NewSessions,
         "Prepared statements kept on each backend for all sessions, in transaction mode."),
     option("pool.reset_timeout", Kind::Duration, "\"5s\"", Class::Live,

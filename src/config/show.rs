@@ -216,6 +216,7 @@ fn pool(lines: &mut Lines, settings: &Settings) {
     lines.put("pool.max_startup_sets", pool.max_startup_sets);
     lines.put("pool.max_connecting_per_node", pool.max_connecting_per_node);
     lines.put("pool.max_pinned", pool.max_pinned);
+    lines.put("pool.pin_sequences", pool.pin_sequences);
     lines.put("pool.max_prepared", pool.max_prepared);
     lines.put("pool.reset_timeout", format_duration(pool.reset_timeout));
 }

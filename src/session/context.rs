@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use super::buffer::BufferPool;
 use super::directory::Directory;
+use super::risks::Catalogue;
 use super::verifiers::Verifiers;
 use crate::config::Settings;
 use crate::drain::Tasks;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub directory: Arc<Directory>,
     /// Secrets of users.
     pub verifiers: Arc<Verifiers>,
+    /// What functions leave in a session.
+    pub catalogue: Arc<Catalogue>,
     /// Figures of the whole process.
     pub metrics: Arc<Metrics>,
     /// Tasks that shutdown waits for.
@@ -49,6 +52,8 @@ pub struct Context {
     pub directory: Arc<Directory>,
     /// Secrets of users.
     pub verifiers: Arc<Verifiers>,
+    /// What functions leave in a session.
+    pub catalogue: Arc<Catalogue>,
     /// This worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Tasks that shutdown waits for.
@@ -67,6 +72,7 @@ impl Context {
             registry: Arc::clone(&shared.registry),
             directory: Arc::clone(&shared.directory),
             verifiers: Arc::clone(&shared.verifiers),
+            catalogue: Arc::clone(&shared.catalogue),
             metrics: shared.metrics.worker(index),
             tasks: shared.tasks.clone(),
             buffers: BufferPool::new(),

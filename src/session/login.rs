@@ -288,6 +288,10 @@ impl Session {
         encode::auth_ok(&mut self.replies);
         let timeout = self.ctx.settings.load().cluster.hold_timeout;
         self.logging_in = true;
+        if self.is_sharing() {
+            self.ctx.catalogue.first(&self.login.database).await;
+            self.learn_risks();
+        }
         let known = self.is_sharing() && self.answer_from_memory();
         let found = if known { Ok(()) } else { self.find_backend(Instant::now() + timeout).await };
         self.logging_in = false;

@@ -242,11 +242,34 @@ impl Params {
         self.doubtful = self.doubtful.without(asked);
     }
 
-    /// A statement that nobody has read may have done anything that the server can be asked about.
-    pub fn suspect(&mut self) {
-        for cause in ASKABLE {
-            self.pins.insert(cause);
+    /// These may hold: where the server can be asked, it must be.
+    pub fn suspect(&mut self, pins: Pins) {
+        self.pins = self.pins.union(pins);
+        for cause in ASKABLE.into_iter().filter(|cause| pins.contains(*cause)) {
             self.doubtful.insert(cause);
+        }
+    }
+
+    /// A cause that nobody needs to be asked about.
+    pub fn pin(&mut self, cause: PinCause) {
+        self.pins.insert(cause);
+    }
+
+    /// The server has said what a setting is that a function may have made; `None`: not the session's own.
+    pub fn learn(&mut self, name: &str, value: Option<&str>) {
+        let Some(value) = value else {
+            let before = self.settings.len();
+            self.settings.retain(|known| !known.is(name));
+            if self.settings.len() < before {
+                self.wanted = None;
+            }
+            return;
+        };
+        let statement = format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value));
+        let setting = Setting { key: name.as_bytes().to_vec(), statement: statement.into_bytes() };
+        if !self.settings.contains(&setting) {
+            self.wanted = None;
+            keep(&mut self.settings, &mut self.pins, setting.key, setting.statement);
         }
     }
 
@@ -282,7 +305,7 @@ impl Params {
     /// A statement succeeded. What a rollback can undo waits for the transaction's end.
     pub fn succeeded(&mut self, effect: &Effect) {
         match effect {
-            Effect::None | Effect::Begin | Effect::Commit | Effect::Rollback => {}
+            Effect::None | Effect::Begin | Effect::Commit | Effect::Rollback | Effect::Hidden(_) => {}
             Effect::Savepoint(name) => self.savepoints.push((name.clone(), self.pending.len())),
             Effect::Release(name) => self.released(name),
             Effect::RollbackTo(name) => self.rolled_back_to(name),

@@ -142,7 +142,7 @@ impl Session {
         let settings = ctx.settings.load();
         let mut state = State::new(settings.limits.max_prepared_bytes);
         if settings.pool.mode == PoolMode::Transaction {
-            state.sharing = Some(Box::new(Sharing::new(entry.id)));
+            state.sharing = Some(Box::new(Sharing::new(entry.id, settings.pool.pin_sequences)));
         }
         drop(settings);
         Self {
@@ -222,7 +222,7 @@ impl Session {
                 self.client_unread = true;
                 Err(End::Cut)
             }
-            Event::Doubt => self.ask_about_pins().await,
+            Event::Doubt => self.settle_doubt().await,
             Event::SettingRefused => self.setting_refused(),
             Event::Drained => Err(End::Told(shutting_down())),
             Event::Signals(signals) => self.signals(signals),

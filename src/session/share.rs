@@ -14,7 +14,6 @@ use tracing::warn;
 
 use super::attach::{Attempt, NoBackend, is_lost};
 use super::limbo::Limbo;
-use super::params::ASKABLE;
 use super::relay::{Event, Look};
 use super::restore::{self, RestoreError};
 use super::run::{Attached, Flow, Session};
@@ -22,7 +21,6 @@ use super::sharing::Plan;
 use crate::metrics::{Counter, Latency};
 use crate::pool::{Applied, Backend, Change, Claim, PoolKey, Seat, Statements, Verdict};
 use crate::route::{Target, Wants};
-use crate::sql::Pins;
 use crate::topology::{Epoch, NodeId, Topology};
 use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
@@ -109,6 +107,7 @@ impl Session {
 
     /// Takes a backend for one transaction. What is to be set on it travels with the client's next message.
     pub(super) fn share(&mut self, mut attached: Attached, change: Option<Change>) {
+        self.learn_risks();
         let limit = self.ctx.settings.load().pool.max_prepared;
         let statements = attached.backend.statements.take();
         if let Some(sharing) = self.state.sharing.as_mut() {
@@ -342,42 +341,6 @@ impl Session {
         }
     }
 
-    /// True when only the server knows whether what bound the session to its backend is still there.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.is_sharing()
-            && self.attached.is_some()
-            && !self.state.params.doubtful().is_empty()
-            && self.state.is_quiet()
-            && !self.up.must_write()
-    }
-
-    /// Asks the server what of the session's it still holds.
-    pub(super) async fn ask_about_pins(&mut self) -> Flow {
-        let asked = self.state.params.doubtful();
-        let deadline = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
-        let Some(attached) = self.attached.as_mut() else { return Ok(()) };
-        self.state.note_own_query();
-        match restore::ask(&mut attached.backend, PIN_QUESTION, deadline).await {
-            Ok(Some(answers)) => {
-                let mut hold = Pins::default();
-                for (cause, answer) in ASKABLE.into_iter().zip(answers) {
-                    if answer == b't' && asked.contains(cause) {
-                        hold.insert(cause);
-                    }
-                }
-                self.state.params.resolve(asked, hold);
-                self.tell();
-                Ok(())
-            }
-            // The server would not say: the session keeps what it may have.
-            Ok(None) => {
-                self.state.params.resolve(asked, asked);
-                Ok(())
-            }
-            Err(_) => self.settle_loss(),
-        }
-    }
-
     /// The server refused a setting that it had taken before. What the client sent behind it may have run without it.
     pub(super) fn setting_refused(&mut self) -> Flow {
         let user = &self.login.user;
@@ -423,10 +386,3 @@ pub(super) fn claim(wants: Wants, target: Target) -> Claim {
         _ => Claim::Full,
     }
 }
-
-/// Tells by a `t` or `f` for each of [`ASKABLE`] whether the session has any.
-const PIN_QUESTION: &str = "SELECT pg_catalog.concat(\
-    EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
-    EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
-    EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
-    EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()))";

@@ -5,14 +5,18 @@
 //! The statements of a backend come with its lease and go with it.
 
 mod again;
+mod hidden;
 mod names;
 mod shapes;
+mod unread;
 
 use std::rc::Rc;
 
 use again::Batch;
+use hidden::Watch;
 use names::{encode_named, name_len, push_name};
 use shapes::{Describing, NO_STATEMENT};
+use unread::Unread;
 
 use super::pipeline::{Own, Parsing, Request};
 use super::prepared::{SharedEffects, Statement, Undo};
@@ -47,6 +51,8 @@ pub struct Sharing {
     touched: Option<u32>,
     /// What `currval` and `lastval` would say on the backend is another session's.
     foreign_sequences: bool,
+    /// `nextval` binds the session to its backend.
+    pins_sequences: bool,
     /// The session has used sequences by name.
     uses_sequences: bool,
     /// Statements whose description is on its way.
@@ -57,21 +63,10 @@ pub struct Sharing {
     verified: u32,
     /// What may have to be sent again.
     batch_kept: Batch,
+    /// What functions may have left.
+    watch: Watch,
     /// A text too long to be read was sent: what it does to the session is not known.
     unread: Unread,
-}
-
-/// What is known of texts that were too long to be read whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Unread {
-    #[default]
-    Nothing,
-    /// One of a single statement: only functions in it can have had an effect, of which the server can be asked.
-    Statement,
-    /// A Query under way and how many statements of it have completed.
-    Query(usize),
-    /// Several statements, or one that sets something: nobody can know what they have left.
-    Statements,
 }
 
 /// What becomes of a client's message.
@@ -86,10 +81,11 @@ pub enum Plan {
 }
 
 impl Sharing {
-    /// For the session of this number.
-    pub fn new(session: u64) -> Self {
+    /// For the session of this number; whether `nextval` binds it to its backend.
+    pub fn new(session: u64, pins_sequences: bool) -> Self {
         Self {
             session,
+            pins_sequences,
             carried: None,
             bytes: Vec::new(),
             refused: false,
@@ -102,6 +98,7 @@ impl Sharing {
             undescribed: None,
             verified: NO_STATEMENT,
             batch_kept: Batch::default(),
+            watch: Watch::default(),
             unread: Unread::Nothing,
         }
     }
@@ -136,8 +133,12 @@ impl State {
         if self.prepared.has_unkept() {
             pins.insert(PinCause::Prepare);
         }
-        if self.sharing.as_ref().is_some_and(|sharing| sharing.unread == Unread::Statements) {
+        let unknown = |sharing: &Sharing| sharing.unread == Unread::Statements || sharing.watch.is_waiting();
+        if self.sharing.as_deref().is_some_and(unknown) {
             pins.insert(PinCause::Setting);
+        }
+        if self.sharing.as_ref().is_some_and(|sharing| !sharing.pins_sequences) {
+            pins.remove(PinCause::Sequence);
         }
         pins
     }
@@ -156,48 +157,6 @@ impl State {
     /// Why the session keeps its backend, for people.
     pub fn visible_pins(&self) -> Pins {
         if self.sharing.is_some() { self.sharing_pins() } else { self.params.pins() }
-    }
-
-    /// A text was sent of which only the beginning was seen.
-    fn note_unread(&mut self, kind: Kind, head: &[u8]) {
-        let alone = self.pipeline.is_idle();
-        let name = if kind == Kind::Parse { head.iter().position(|byte| *byte == 0) } else { None };
-        let secret = glance::begins_secretly(head.get(name.map_or(0, |end| end + 1)..).unwrap_or_default());
-        let Some(sharing) = self.sharing.as_mut() else { return };
-        sharing.unread = match (kind, sharing.unread) {
-            (_, Unread::Statements) => Unread::Statements,
-            _ if secret => Unread::Statements,
-            (Kind::Parse, _) => Unread::Statement,
-            _ if alone => Unread::Query(0),
-            _ => Unread::Statements,
-        };
-    }
-
-    /// A statement completed.
-    pub(super) fn note_completion(&mut self) {
-        if let Some(Sharing { unread: Unread::Query(count), .. }) = self.sharing.as_deref_mut() {
-            *count += 1;
-        }
-    }
-
-    /// DISCARD ALL has ended what a text left that nobody has read.
-    pub(super) fn forget_unread(&mut self) {
-        if let Some(sharing) = self.sharing.as_mut() {
-            sharing.unread = Unread::Nothing;
-        }
-    }
-
-    /// The server is ready: a long Query of one statement can only have called functions.
-    pub(super) fn settle_unread(&mut self) {
-        let Some(sharing) = self.sharing.as_mut() else { return };
-        sharing.unread = match sharing.unread {
-            Unread::Query(0 | 1) | Unread::Statement => Unread::Nothing,
-            Unread::Query(_) => Unread::Statements,
-            other => return sharing.unread = other,
-        };
-        if sharing.unread == Unread::Nothing {
-            self.params.suspect();
-        }
     }
 
     /// So many Queries of ours go before the client's next message.

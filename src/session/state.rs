@@ -20,7 +20,6 @@ use crate::wire::error::PgError;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind, Named};
 
-
 /// What a lost backend means to the client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -193,6 +192,7 @@ impl State {
         // A server drops the unnamed statement for it.
         let unnamed = self.prepared.drop_unnamed(!self.pipeline.is_idle());
         let effects = self.text_effects(sql);
+        self.note_hidden(effects.as_deref());
         let dropped = self.drop_named(effects.as_deref());
         Request::Query { effects, next: 0, unnamed, dropped }
     }
@@ -225,6 +225,7 @@ impl State {
 
     fn execute(&mut self, body: &[u8]) -> Request {
         let effects = frontend::execute(body).and_then(|portal| self.prepared.portal(portal)).cloned();
+        self.note_hidden(effects.as_deref());
         let dropped = self.drop_named(effects.as_deref());
         Request::Execute { effects, dropped }
     }
@@ -277,9 +278,16 @@ impl State {
     /// The effects of a text, if it has any.
     pub(super) fn text_effects(&self, sql: Option<&[u8]>) -> Option<SharedEffects> {
         // None: cut off, or too long to be seen whole. Long texts are data; a setting in the middle of one is not seen.
-        let sql = sql.filter(|sql| !glance::looks_plain(sql))?;
+        let sql = sql?;
+        let hidden = self.hidden(sql);
         let standard = self.params.standard_strings();
-        (!effect::is_plain(sql, standard)).then(|| Rc::from(effect::effects(sql, standard)))
+        let plain = glance::looks_plain(sql) || effect::is_plain(sql, standard);
+        if plain && hidden.is_none() {
+            return None;
+        }
+        let mut effects = if plain { Vec::new() } else { effect::effects(sql, standard) };
+        effects.extend(hidden);
+        Some(Rc::from(effects))
     }
 
     /// The server sent this message. DataRow and CopyData need not be shown.
@@ -301,8 +309,9 @@ impl State {
             }
             b'C' => {
                 self.statements += 1;
-                self.note_completion();
-                self.completed(backend::command_tag(body));
+                let done = backend::command_tag(body);
+                self.note_completion(done);
+                self.completed(done);
             }
             _ => {
                 if tag == b'2' {
@@ -342,6 +351,7 @@ impl State {
             if self.name_reset == NameReset::Open {
                 self.name_reset = NameReset::Done;
             }
+            self.settle_hidden();
         }
         self.tx = tx;
         self.settle_unread();

@@ -378,7 +378,7 @@ impl Lookups {
 }
 
 /// The primary, else a standby that serves reads, else any that answers (roles change seldom).
-fn best_node(topology: &Topology) -> Option<NodeId> {
+pub(super) fn best_node(topology: &Topology) -> Option<NodeId> {
     let reads = || topology.read_nodes().next().map(|node| node.id);
     let up = |node: &&NodeView| node.role == Role::Standby && node.health == Health::Up;
     topology.writable_primary().or_else(reads).or_else(|| topology.nodes.iter().find(up).map(|node| node.id))

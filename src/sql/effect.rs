@@ -5,6 +5,7 @@
 
 use super::functions::{Body, Function, function};
 use super::glance::looks_plain;
+use super::hidden::Hidden;
 use super::lexer::{Lexer, Token};
 use super::pins::{PinCause, Pins};
 
@@ -59,6 +60,8 @@ pub enum Effect {
     Pin(Pins),
     /// The end of all causes of one kind.
     Unpin(PinCause),
+    /// What the functions called may have left: the last of a text's effects, if any.
+    Hidden(Box<Hidden>),
     /// One of several things of this kind may have ended: only the server knows whether any is left.
     MayUnpin(PinCause),
 }

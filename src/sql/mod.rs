@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod effect;
 mod functions;
 pub mod glance;
+pub mod hidden;
 pub mod judge;
 pub mod lexer;
 pub mod names;

@@ -73,6 +73,23 @@ async fn a_frozen_node_is_silent_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_killed_server_leaves_no_shared_memory() {
+    let cluster = cluster(0).await;
+    let node = cluster.n(0);
+    let file = std::fs::read_to_string(node.data().join("postmaster.pid")).unwrap();
+    let id = file.lines().nth(6).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+    let is_there = || {
+        let all = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+        all.lines().any(|line| line.split_whitespace().nth(1) == Some(&id))
+    };
+    assert!(is_there());
+    node.kill_and_wait().await.unwrap();
+    assert!(is_there(), "its next start would need it");
+    drop(cluster);
+    assert!(!is_there());
+}
+
+#[tokio::test]
 async fn a_paused_standby_gets_older() {
     let cluster = cluster(1).await;
     let (primary, standby) = (cluster.n(0), cluster.n(1));

@@ -16,6 +16,7 @@ mod columns;
 mod demo;
 mod failover;
 mod figures;
+mod functions;
 mod gap;
 mod harness_self;
 mod lag;

@@ -84,6 +84,7 @@ fn pool(pool: &Section<'_>) -> Pool {
         max_connecting_per_node: pool.number("max_connecting_per_node", d.max_connecting_per_node, 1..=1000),
         reset_timeout: pool.duration("reset_timeout", d.reset_timeout, WAIT),
         max_pinned: pool.number("max_pinned", d.max_pinned, 0..=MAX_CONNECTIONS),
+        pin_sequences: pool.flag("pin_sequences", d.pin_sequences),
         max_prepared: pool.number("max_prepared", d.max_prepared, 1..=100_000),
     };
     pool_fits(pool, &built);

@@ -37,6 +37,8 @@ pub struct Pool {
     pub reset_timeout: Duration,
     /// Sessions per node, database and user that may keep a backend in transaction mode; 0: three quarters of `size`.
     pub max_pinned: usize,
+    /// `nextval` and `setval` bind a session to its backend in transaction mode.
+    pub pin_sequences: bool,
     /// Prepared statements kept on each backend, in transaction mode.
     pub max_prepared: usize,
 }

@@ -234,7 +234,7 @@ struct Shared {
 
 fn session(number: u64) -> State {
     let mut state = State::new(100_000);
-    state.sharing = Some(Box::new(Sharing::new(number)));
+    state.sharing = Some(Box::new(Sharing::new(number, true)));
     state
 }
 
