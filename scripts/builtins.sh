@@ -47,21 +47,21 @@ SELECT typname FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND 
 SQL
 chmod a+r "$base"/*.sql
 
-versions=
+versions=()
 for bindir in "$@"; do
-    versions="$versions $("$bindir/postgres" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')"
+    versions+=("$("$bindir/postgres" --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')")
     say "asking $("$bindir/postgres" --version)"
     run=$base/server
     mkdir "$run"
     chmod 755 "$run"
     server_port=$(free_port)
-    init_server
+    init_server "max_connections = 10"
     for what in functions operators types; do
         psql -XAtq -F ' ' -h "$run/socket" -p "$server_port" -U postgres -f "$base/$what.sql" >>"$base/$what"
     done
     stop_server_and_proxy
 done
-versions=$(printf '%s\n' $versions | sort -n | paste -sd ' ')
+listed=$(printf '%s\n' "${versions[@]}" | sort -n | paste -sd ' ')
 
 # classes: each name once, as "class length name"; volatile in one version is volatile.
 awk -v harmless="$harmless" -v acting="$acting" -v local="$local" '
@@ -89,7 +89,7 @@ by_length() { LC_ALL=C sort -u "$base/$1" | awk '{ print length($1), $1 }' | LC_
 
 to=$here/src/sql/builtins/table.rs
 {
-    printf '//! What PostgreSQL %s bring along. Made by scripts/builtins.sh; do not edit.\n//!\n' "$versions"
+    printf '//! What PostgreSQL %s bring along. Made by scripts/builtins.sh; do not edit.\n//!\n' "$listed"
     printf '//! In: nothing. Out: names, shorter ones first. Must not know what is done with them.\n'
     by_class ACTS | words ACTS "Functions that change something, or run what their argument names."
     by_class LOCAL | words LOCAL "Functions about one node."
