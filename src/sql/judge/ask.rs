@@ -84,8 +84,11 @@ impl<'a, N: Names> Body<'a, '_, N> {
             match self.tokens.peek() {
                 Some(Token::Mark(byte)) if is_operator(byte) => {
                     self.tokens.next();
-                    let sign = self.tokens.operator();
+                    let (sign, signs) = self.tokens.operator();
                     self.ask_operator(sign)?;
+                    if !signs.is_empty() {
+                        return Err(refused);
+                    }
                     return self.tokens.must_take(b')');
                 }
                 Some(Token::Word(_) | Token::QuotedName(_)) => {

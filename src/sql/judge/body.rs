@@ -20,8 +20,10 @@ pub(super) enum Prev {
     Other,
     /// IS, or IS NOT: what follows may be DISTINCT FROM.
     Is,
-    /// The end of a function's arguments.
-    Call,
+    /// A built-in type that the grammar knows: a bracket behind it holds its size.
+    Type,
+    /// A closing bracket, but not that of a type's size.
+    Closed,
 }
 
 /// The walk through one query.
@@ -105,7 +107,7 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                 Token::QuotedName(text) => self.word(Name { text, quoted: true }, Keyword::None, prev)?,
                 Token::Text(_) => {
                     // `f(1) 'x'` is a constant of type f.
-                    if prev == Prev::Call {
+                    if prev == Prev::Closed {
                         return Err(refused);
                     }
                     self.operand()?;
@@ -114,7 +116,7 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                     self.operand()?;
                     self.tokens.number(digits)?;
                 }
-                Token::Mark(byte) => self.mark(byte, refused)?,
+                Token::Mark(byte) => self.mark(byte, prev, refused)?,
                 Token::Semicolon | Token::Odd => return Err(refused),
             }
         }
@@ -139,9 +141,9 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
         if self.frames.push(kind, clause) { Ok(()) } else { Err(deep) }
     }
 
-    fn mark(&mut self, byte: u8, refused: Stop<'a>) -> Found<'a, ()> {
+    fn mark(&mut self, byte: u8, prev: Prev, refused: Stop<'a>) -> Found<'a, ()> {
         match byte {
-            b'(' => self.open_bracket(refused),
+            b'(' => self.open_bracket(prev, refused),
             b')' => self.close_bracket(refused),
             b',' => self.comma(refused),
             b'[' => {
@@ -176,19 +178,20 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                 }
             }
             byte if is_operator(byte) => {
-                let sign = self.tokens.operator();
+                let (sign, signs) = self.tokens.operator();
                 // `FROM t *` is `FROM t`.
-                if self.frames.top().clause == Clause::FromNext && sign == b"*" {
+                if self.frames.top().clause == Clause::FromNext && sign == b"*" && signs.is_empty() {
                     return Ok(());
                 }
                 self.operand()?;
-                self.ask_operator(sign)
+                self.ask_operator(sign)?;
+                signs.chunks(1).try_for_each(|sign| self.ask_operator(sign))
             }
             _ => Err(refused),
         }
     }
 
-    fn open_bracket(&mut self, refused: Stop<'a>) -> Found<'a, ()> {
+    fn open_bracket(&mut self, prev: Prev, refused: Stop<'a>) -> Found<'a, ()> {
         let frame = self.frames.top();
         match frame.clause {
             Clause::Start | Clause::SetOp | Clause::AfterCte => {
@@ -199,6 +202,9 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
             Clause::FromItem | Clause::FromStart => {
                 frame.clause = Clause::FromNext;
                 self.open(Kind::From, Clause::FromStart)
+            }
+            Clause::Expr | Clause::FromOn | Clause::ColumnRest if prev == Prev::Type => {
+                self.open(Kind::Size, Clause::Expr)
             }
             Clause::Expr | Clause::FromOn | Clause::ColumnRest => self.open(Kind::Group, Clause::Start),
             Clause::FromNext | Clause::ColumnName | Clause::ColumnType => Err(refused),
@@ -216,8 +222,8 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
             return Err(refused);
         }
         match self.frames.pop() {
-            Some(Kind::Call) => self.prev = Prev::Call,
-            Some(_) => {}
+            Some(Kind::Size) => {}
+            Some(_) => self.prev = Prev::Closed,
             None => return Err(refused),
         }
         Ok(())
@@ -249,7 +255,11 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
             _ => {
                 let name = self.tokens.name()?;
                 self.ask_attribute(name)?;
-                if self.tokens.sees(b'(') { Err(self.tokens.stop_ahead()) } else { Ok(()) }
+                // A call or a type's constant behind a word that is no name by itself: `time.f(1)`, `time.f 'x'`.
+                match self.tokens.peek() {
+                    Some(Token::Mark(b'(') | Token::Text(_)) => Err(self.tokens.stop_ahead()),
+                    _ => Ok(()),
+                }
             }
         }
     }
@@ -362,7 +372,7 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                 Ok(())
             }
             Keyword::Into => refused(Reason::Into),
-            Keyword::Is => {
+            Keyword::Is if !matches!(self.tokens.peek(), Some(Token::Mark(b'(') | Token::Text(_))) => {
                 self.prev = Prev::Is;
                 Ok(())
             }
@@ -375,6 +385,10 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
             keyword if keyword.names() => self.named(name),
             Keyword::Rare if self.tokens.sees(b'(') => refused(Reason::Syntax),
             Keyword::Returning => self.kind(),
+            Keyword::Type => {
+                self.prev = Prev::Type;
+                Ok(())
+            }
             Keyword::SetOp if frame.query => {
                 frame.clause = Clause::SetOp;
                 Ok(())

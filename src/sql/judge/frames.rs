@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Group,
     /// `ROWS FROM (`.
     Rows,
+    /// The size of a built-in type: `numeric (10, 2)`.
+    Size,
 }
 
 /// What may come next in a frame.

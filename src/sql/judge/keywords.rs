@@ -55,8 +55,8 @@ pub(super) enum Keyword {
 impl Keyword {
     /// Words that are names in an expression: of a column, a function or a type.
     pub(super) fn names(self) -> bool {
-        use Keyword::{Cross, Double, None, Operator, Repeatable, Side, Tablesample};
-        matches!(self, Cross | Double | None | Operator | Repeatable | Side | Tablesample)
+        use Keyword::{Cross, Double, Is, None, Operator, Repeatable, Side, Tablesample};
+        matches!(self, Cross | Double | Is | None | Operator | Repeatable | Side | Tablesample)
     }
 
     /// Words that may name a table, or stand for one in the rest of a statement.

@@ -175,19 +175,19 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// The operator that begins with `first`, as PostgreSQL's scanner takes it: as long as it can be, but a `+` or `-` at the
-    /// end belongs to the next token unless there is a sign that no standard operator has.
-    pub(super) fn operator(&mut self) -> &'a [u8] {
+    /// The operator whose first byte has been read, as PostgreSQL's scanner takes it: as long as it can be, but a `+` or `-` at
+    /// the end is an operator of its own unless there is a sign that no standard operator has. Those come second.
+    pub(super) fn operator(&mut self) -> (&'a [u8], &'a [u8]) {
         let start = self.end.saturating_sub(1);
         while self.touching().is_some_and(is_operator) {
             self.next();
         }
         let all = self.sql.get(start..self.end).unwrap_or_default();
         if all.iter().any(|byte| b"~!@#%^&|`?".contains(byte)) {
-            return all;
+            return (all, b"");
         }
         let signs = all.iter().rev().take_while(|byte| matches!(byte, b'+' | b'-')).count();
-        all.get(..(all.len() - signs).max(1)).unwrap_or(all)
+        all.split_at_checked((all.len() - signs).max(1)).unwrap_or((all, b""))
     }
 }
 
@@ -200,7 +200,7 @@ pub(super) fn is_operator(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn operators(text: &str) -> Vec<&[u8]> {
+    fn operators(text: &str) -> Vec<(&[u8], &[u8])> {
         let mut tokens = Tokens::new(text.as_bytes(), true);
         let mut found = Vec::new();
         while let Some(token) = tokens.next() {
@@ -213,13 +213,16 @@ mod tests {
 
     #[test]
     fn operators_are_as_long_as_the_server_takes_them() {
-        assert_eq!(operators("a<=b"), [b"<="]);
-        assert_eq!(operators("a=-1"), [b"="]);
-        assert_eq!(operators("a @- b"), [b"@-"]);
-        assert_eq!(operators("a- -1"), [b"-", b"-"]);
-        assert_eq!(operators("a +/* x */- b"), [b"+", b"-"]);
-        assert_eq!(operators("a <-- x\n> b"), [b"<", b">"]);
-        assert_eq!(operators("a#>>b ? c"), [&b"#>>"[..], b"?"]);
+        let alone =
+            |text| operators(text).into_iter().map(|(one, rest)| (rest.is_empty(), one)).collect::<Vec<_>>();
+        assert_eq!(alone("a<=b"), [(true, &b"<="[..])]);
+        assert_eq!(operators("a=-1"), [(&b"="[..], &b"-"[..])]);
+        assert_eq!(operators("a=>+-1"), [(&b"=>"[..], &b"+-"[..])]);
+        assert_eq!(alone("a @- b"), [(true, &b"@-"[..])]);
+        assert_eq!(alone("a- -1"), [(true, &b"-"[..]), (true, b"-")]);
+        assert_eq!(alone("a +/* x */- b"), [(true, &b"+"[..]), (true, b"-")]);
+        assert_eq!(alone("a <-- x\n> b"), [(true, &b"<"[..]), (true, b">")]);
+        assert_eq!(alone("a#>>b ? c"), [(true, &b"#>>"[..]), (true, b"?")]);
     }
 
     #[test]
