@@ -1,8 +1,9 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Runs every fuzz target for some seconds each: scripts/fuzz.sh [seconds, 20 by default] [target ...]
 #
 # Needs a nightly toolchain and a C++ compiler; without them it says so and succeeds, since the seeds are replayed by
-# the ordinary tests in any case (tests/corpus.rs). A crash leaves its input in fuzz/artifacts/<target>/: once it is
+# the ordinary tests in any case (tests/corpus.rs). The target judge_tree, which holds the judge of reads and writes against
+# PostgreSQL's own grammar, also needs libclang (Debian: libclang-dev) and some minutes to be built; it is left out without. A crash leaves its input in fuzz/artifacts/<target>/: once it is
 # understood, it belongs into fuzz/corpus/<target>/ under a name that says what it is.
 set -eu
 cd "$(dirname "$0")/.."
@@ -39,13 +40,39 @@ case $built in
 *) exit "$built" ;;
 esac
 
-[ $# -gt 0 ] || set -- startup frames scram_server scram_client config sql_lexer
+oracle=no
+case " ${*:-judge_tree} " in
+*" judge_tree "*)
+    # shellcheck source=scripts/lib.sh
+    . scripts/lib.sh
+    built=0
+    if ! have_libclang; then
+        echo "fuzz: judge_tree left out: there is no libclang (Debian: libclang-dev, or set LIBCLANG_PATH)"
+    elif timeout "$limit" cargo +nightly fuzz build --sanitizer none --fuzz-dir fuzz --features oracle judge_tree; then
+        oracle=yes
+    else
+        built=$?
+        [ "$built" = 124 ] || exit "$built"
+        echo "fuzz: judge_tree left out: it was not built within $limit s (FUZZ_BUILD_LIMIT)"
+    fi
+    ;;
+esac
+
+[ $# -gt 0 ] || set -- startup frames scram_server scram_client config sql_lexer judge judge_tree
 for target in "$@"; do
+    features=
+    seeds=$target
+    if [ "$target" = judge_tree ]; then
+        [ "$oracle" = yes ] || continue
+        features="--features oracle"
+        seeds=judge
+    fi
     # New inputs go to a folder outside the repository's seeds.
     found=fuzz/target/corpus/$target
     mkdir -p "$found"
     echo "fuzz: $target for $seconds s"
-    cargo +nightly fuzz run --sanitizer none --fuzz-dir fuzz "$target" "$found" "fuzz/corpus/$target" -- \
+    # shellcheck disable=SC2086
+    cargo +nightly fuzz run --sanitizer none --fuzz-dir fuzz $features "$target" "$found" "fuzz/corpus/$seeds" -- \
         -max_total_time="$seconds" -max_len=16384 -timeout=10 -rss_limit_mb=2048 -print_final_stats=0 -verbosity=0
 done
 echo "fuzz: nothing found"

@@ -73,6 +73,18 @@ need_rust() {
     fi
 }
 
+# What the bindings to PostgreSQL's grammar are made with; sets what bindgen looks for. False when it is not there.
+have_libclang() {
+    local found
+    if [ -z "${LIBCLANG_PATH:-}" ]; then
+        found=$(find /usr/lib /usr/local/lib -name 'libclang.so*' -o -name 'libclang-[0-9]*.so*' 2>/dev/null | head -n 1)
+        [ -n "$found" ] || return 1
+        export LIBCLANG_PATH=${found%/*}
+    fi
+    # The library may have come without the headers of its compiler: those of ours serve as well.
+    export BINDGEN_EXTRA_CLANG_ARGS=${BINDGEN_EXTRA_CLANG_ARGS:--I$(cc -print-file-name=include)}
+}
+
 # Prints the path of a release build of the tree given.
 release_build() {
     say "building pgsteer (release)"

@@ -8,6 +8,8 @@
 #   scripts/regress.sh --isolation     only the isolation suite
 #   scripts/regress.sh --again         compared with the direct run of the last time
 #   scripts/regress.sh --reuse         with backends that serve one session after another, as by default
+#   scripts/regress.sh --judge         only the judge of reads and writes, against PostgreSQL's grammar, for every
+#                                      statement of the sources' tests and a million mixed from them (needs libclang)
 #
 # PGSTEER=path          the program under test (default: a release build of this tree)
 # PGSTEER_PGBIN=path    the server's programs (default: the newest /usr/lib/postgresql/*/bin)
@@ -20,6 +22,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 direct_only=no
 again=no
+judge=no
 # DISCARD ALL does not unload libraries, forget that there was a temporary schema, or count as a new session in
 # pg_stat_database: the tests guc, temp and stats tell a used backend from a new one. The suites are about the relay.
 lifetime=0s
@@ -31,8 +34,9 @@ for arg in "$@"; do
         --isolation) suites=(isolation) ;;
         --again) again=yes ;;
         --reuse) lifetime=1h ;;
+        --judge) judge=yes ;;
         -h | --help)
-            sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
             ;;
         *) die "unknown argument $arg" ;;
@@ -172,7 +176,21 @@ run_suite() {
     return "$result"
 }
 
+# The statements of all tests in the sources.
+judge_statements() {
+    have_libclang || die "libclang is needed (Debian: libclang-dev, or set LIBCLANG_PATH)"
+    say "building the judge with PostgreSQL's grammar"
+    cargo build --locked --quiet --manifest-path "$here/fuzz/Cargo.toml" --features oracle --bin judge_files
+    find "$tree/src/test" "$tree/src/pl" "$tree/contrib" -path '*/sql/*.sql' -print0 | sort -z |
+        xargs -0 "${CARGO_TARGET_DIR:-$here/fuzz/target}/debug/judge_files" --mix 1000000
+}
+
 fetch_sources
+if [ $judge = yes ]; then
+    need_rust
+    judge_statements
+    exit
+fi
 build_tools
 chmod -R a+rX "$tree"
 server_port=$(free_port)

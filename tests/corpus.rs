@@ -42,6 +42,11 @@ fn frames() {
 }
 
 #[test]
+fn judge() {
+    replay("judge", targets::judge);
+}
+
+#[test]
 fn scram_client() {
     replay("scram_client", targets::scram_client);
 }

@@ -11,8 +11,11 @@ use pgsteer::config;
 use pgsteer::scram::client::{Binding, Secret};
 use pgsteer::scram::server::Offer;
 use pgsteer::scram::{Client, ClientKey, NONCE_BYTES, Server, Verifier, binding, saslprep};
+use pgsteer::sql::catalogue::{Catalogue, Overrides};
 use pgsteer::sql::effect::{Effect, effects, is_plain};
+use pgsteer::sql::judge::{Context, Encoding, Verdict, judge as judged, judge_prepared};
 use pgsteer::sql::lexer::{Lexer, Token};
+use pgsteer::sql::names::{Known, Name, Names, Qualified};
 use pgsteer::wire::error::{ErrorView, Severity};
 use pgsteer::wire::startup::{self, FirstPacket, MAX_CANCEL_KEY, MAX_NAME, Refusal, Startup};
 use pgsteer::wire::{backend, encode, frame, frontend};
@@ -171,6 +174,48 @@ pub fn sql_lexer(data: &[u8]) {
         && let Err(error) = command::parse(text)
     {
         assert!(error.message.len() < 1000, "an error quotes little of what was typed");
+    }
+}
+
+/// Calls everything safe.
+struct Trusting;
+
+impl Names for Trusting {
+    fn function(&mut self, _: Qualified<'_>) -> Known {
+        Known::Safe
+    }
+    fn attribute(&mut self, _: Name<'_>) -> Known {
+        Known::Safe
+    }
+    fn relation(&mut self, _: Qualified<'_>) -> Known {
+        Known::Safe
+    }
+    fn kind(&mut self, _: Qualified<'_>) -> Known {
+        Known::Safe
+    }
+    fn operator(&mut self, _: &[u8]) -> Known {
+        Known::Safe
+    }
+}
+
+/// A statement text: what the judge calls a read is none any more with a write behind it, and still one with a read.
+pub fn judge(data: &[u8]) {
+    for (standard_strings, encoding) in
+        [(true, Encoding::Utf8), (false, Encoding::AsciiSafe), (true, Encoding::Unsafe)]
+    {
+        let context = Context { standard_strings, encoding };
+        let is_read = |sql: &[u8]| matches!(judged(sql, context, &mut Trusting).verdict, Verdict::Read);
+        judge_prepared(data, context, &mut Trusting);
+        let unknown = Catalogue::unknown(Overrides::default());
+        let known = matches!(judged(data, context, &mut unknown.seen(None)).verdict, Verdict::Read);
+        if !is_read(data) {
+            assert!(!known, "who knows less calls more a read");
+            continue;
+        }
+        for write in [&b"\n;delete from t"[..], b"\n;select 1 for update", b"\n;commit"] {
+            assert!(!is_read(&[data, write].concat()), "a write behind it is not seen");
+        }
+        assert!(is_read(&[data, b"\n;select 1"].concat()), "a read behind it makes it a write");
     }
 }
 
