@@ -23,5 +23,5 @@ cargo test --locked --no-fail-fast -- "$@" || failed=yes
 # of pooling itself, or has no client.
 say "testing with pool.mode = \"transaction\""
 PGSTEER_TEST_POOL_MODE=transaction cargo test --locked --test it -- \
-    --skip check:: --skip demo:: --skip harness_self:: --skip leaks:: --skip sharing:: "$@" || failed=yes
+    --skip check:: --skip demo:: --skip harness_self:: --skip leaks:: --skip pooled:: --skip sharing:: "$@" || failed=yes
 [ -z "$failed" ] || die "some tests failed"

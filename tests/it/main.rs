@@ -24,6 +24,7 @@ mod leaks;
 mod limits;
 mod operate;
 mod passwords;
+mod pooled;
 mod protocol;
 mod readers;
 mod sessions;

@@ -33,6 +33,8 @@ fn last_words() -> Vec<(&'static str, Vec<u8>)> {
         ("in a transaction", Vec::new()),
         ("in a failed transaction", query("SELECT 1/0")),
         ("in COPY IN", [query("COPY t FROM STDIN"), copy_data(b"1\n")].concat()),
+        ("in COPY OUT", query("COPY (SELECT repeat('x', 1000) FROM generate_series(1, 100000)) TO STDOUT")),
+        ("in a large result", query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)")),
         ("in a pipeline", pipeline),
         ("in a pipeline with Flush", [parse("", "SELECT 1"), flush()].concat()),
         ("in a slow pipeline", slow),
