@@ -146,9 +146,8 @@ impl<'a> Lexer<'a> {
     /// A word, or a string whose prefix looks like a word (`E''`, `B''`, `X''`, `N''`, `U&''`, `U&""`).
     fn word(&mut self) -> Token<'a> {
         let start = self.at;
-        while self.peek(0).is_some_and(is_word_byte) {
-            self.at += 1;
-        }
+        let rest = self.text.get(start..).unwrap_or_default();
+        self.at += rest.iter().position(|byte| !is_word_byte(*byte)).unwrap_or(rest.len());
         let word = self.slice(start, self.at);
         match (word, self.peek(0)) {
             ([b'e' | b'E'], Some(b'\'')) => self.string(start, true),
@@ -200,8 +199,12 @@ impl<'a> Lexer<'a> {
     }
 }
 
+/// One bit for each byte that words are made of: looked up, since most of a text is words.
+const WORD_BYTES: [u64; 4] = [0x03ff_0010_0000_0000, 0x07ff_fffe_87ff_fffe, u64::MAX, u64::MAX];
+
+/// Letters, digits, `_`, `$`, and every byte beyond ASCII.
 fn is_word_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+    WORD_BYTES.get(usize::from(byte >> 6)).is_some_and(|bits| bits >> (byte & 63) & 1 == 1)
 }
 
 impl<'a> Iterator for Lexer<'a> {
@@ -240,6 +243,14 @@ mod tests {
 
     fn tokens(text: &str) -> Vec<Token<'_>> {
         Lexer::new(text.as_bytes(), true).collect()
+    }
+
+    #[test]
+    fn words_are_made_of_letters_digits_and_what_is_no_sign() {
+        for byte in 0..=u8::MAX {
+            let expected = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80;
+            assert_eq!(is_word_byte(byte), expected, "{byte}");
+        }
     }
 
     #[test]

@@ -39,18 +39,18 @@ pub(super) struct Body<'a, 'n, N> {
 impl<'a, 'n, N: Names> Body<'a, 'n, N> {
     pub(super) fn new(tokens: Tokens<'a>, context: Context, names: &'n mut N) -> Self {
         let utf8 = context.encoding == Encoding::Utf8;
-        Self { tokens, frames: Frames::new(Clause::Start), names, utf8, prev: Prev::Other }
+        Self { tokens, frames: Frames::new(), names, utf8, prev: Prev::Other }
     }
 
     /// A query, up to the statement's end or a closing bracket that is not its own.
     pub(super) fn query(&mut self) -> Found<'a, ()> {
-        self.frames = Frames::new(Clause::Start);
+        self.frames.begin(Clause::Start);
         self.run()
     }
 
     /// Expressions with commas between them, up to a closing bracket.
     pub(super) fn expressions(&mut self) -> Found<'a, ()> {
-        self.frames = Frames::new(Clause::Expr);
+        self.frames.begin(Clause::Expr);
         self.run()
     }
 
@@ -66,7 +66,7 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
         if !self.tokens.take(b'(') {
             return Ok(());
         }
-        self.frames = Frames::new(Clause::Expr);
+        self.frames.begin(Clause::Expr);
         loop {
             self.kind()?;
             let mut depth = 0usize;
@@ -96,7 +96,7 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                 let closed = self.frames.depth() == 0;
                 return if complete && closed { Ok(()) } else { Err(self.tokens.stop_ahead()) };
             }
-            let refused = self.tokens.stop_ahead();
+            let at = self.tokens.end();
             let Some(token) = self.tokens.next() else { return Ok(()) };
             let prev = std::mem::replace(&mut self.prev, Prev::Other);
             match token {
@@ -108,7 +108,7 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                 Token::Text(_) => {
                     // `f(1) 'x'` is a constant of type f.
                     if prev == Prev::Closed {
-                        return Err(refused);
+                        return Err(self.tokens.stop_at(at));
                     }
                     self.operand()?;
                 }
@@ -116,15 +116,14 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                     self.operand()?;
                     self.tokens.number(digits)?;
                 }
-                Token::Mark(byte) => self.mark(byte, prev, refused)?,
-                Token::Semicolon | Token::Odd => return Err(refused),
+                Token::Mark(byte) => self.mark(byte, prev, at)?,
+                Token::Semicolon | Token::Odd => return Err(self.tokens.stop_at(at)),
             }
         }
     }
 
     /// Something that only an expression may hold: a bracket that has just opened holds no query then.
     pub(super) fn operand(&mut self) -> Found<'a, ()> {
-        let refused = self.tokens.stop_ahead();
         let frame = self.frames.top();
         match frame.clause {
             Clause::Expr | Clause::FromOn | Clause::ColumnRest => Ok(()),
@@ -132,7 +131,7 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                 frame.clause = Clause::Expr;
                 Ok(())
             }
-            _ => Err(refused),
+            _ => Err(self.tokens.stop_ahead()),
         }
     }
 
@@ -141,18 +140,18 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
         if self.frames.push(kind, clause) { Ok(()) } else { Err(deep) }
     }
 
-    fn mark(&mut self, byte: u8, prev: Prev, refused: Stop<'a>) -> Found<'a, ()> {
+    fn mark(&mut self, byte: u8, prev: Prev, at: usize) -> Found<'a, ()> {
         match byte {
-            b'(' => self.open_bracket(prev, refused),
-            b')' => self.close_bracket(refused),
-            b',' => self.comma(refused),
+            b'(' => self.open_bracket(prev, at),
+            b')' => self.close_bracket(at),
+            b',' => self.comma(at),
             b'[' => {
                 self.operand()?;
                 self.open(Kind::Bracket, Clause::Expr)
             }
             b']' => match self.frames.pop() {
                 Some(Kind::Bracket) => Ok(()),
-                _ => Err(refused),
+                _ => Err(self.tokens.stop_at(at)),
             },
             b'.' => {
                 self.operand()?;
@@ -187,11 +186,11 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                 self.ask_operator(sign)?;
                 signs.chunks(1).try_for_each(|sign| self.ask_operator(sign))
             }
-            _ => Err(refused),
+            _ => Err(self.tokens.stop_at(at)),
         }
     }
 
-    fn open_bracket(&mut self, prev: Prev, refused: Stop<'a>) -> Found<'a, ()> {
+    fn open_bracket(&mut self, prev: Prev, at: usize) -> Found<'a, ()> {
         let frame = self.frames.top();
         match frame.clause {
             Clause::Start | Clause::SetOp | Clause::AfterCte => {
@@ -207,11 +206,11 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
                 self.open(Kind::Size, Clause::Expr)
             }
             Clause::Expr | Clause::FromOn | Clause::ColumnRest => self.open(Kind::Group, Clause::Start),
-            Clause::FromNext | Clause::ColumnName | Clause::ColumnType => Err(refused),
+            Clause::FromNext | Clause::ColumnName | Clause::ColumnType => Err(self.tokens.stop_at(at)),
         }
     }
 
-    fn close_bracket(&mut self, refused: Stop<'a>) -> Found<'a, ()> {
+    fn close_bracket(&mut self, at: usize) -> Found<'a, ()> {
         let frame = *self.frames.top();
         let complete = match frame.clause {
             Clause::Start => frame.kind != Kind::Cte,
@@ -219,24 +218,24 @@ impl<'a, 'n, N: Names> Body<'a, 'n, N> {
             _ => frame.kind != Kind::Bracket,
         };
         if !complete {
-            return Err(refused);
+            return Err(self.tokens.stop_at(at));
         }
         match self.frames.pop() {
             Some(Kind::Size) => {}
             Some(_) => self.prev = Prev::Closed,
-            None => return Err(refused),
+            None => return Err(self.tokens.stop_at(at)),
         }
         Ok(())
     }
 
-    fn comma(&mut self, refused: Stop<'a>) -> Found<'a, ()> {
+    fn comma(&mut self, at: usize) -> Found<'a, ()> {
         let frame = self.frames.top();
         match frame.clause {
             Clause::Expr => {}
             Clause::FromNext | Clause::FromOn => frame.clause = Clause::FromItem,
             Clause::ColumnRest | Clause::ColumnType => frame.clause = Clause::ColumnName,
             Clause::AfterCte => return self.cte(),
-            _ => return Err(refused),
+            _ => return Err(self.tokens.stop_at(at)),
         }
         Ok(())
     }

@@ -94,10 +94,17 @@ pub(super) struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    pub(super) fn new(clause: Clause) -> Self {
-        let top = Frame::new(Kind::Base, clause);
+    pub(super) fn new() -> Self {
+        let top = Frame::new(Kind::Base, Clause::Start);
         // Most statements have no WITH: nothing is allocated for them.
         Self { top, around: [top; DEPTH], depth: 0, ctes: Vec::new() }
+    }
+
+    /// Forgets what was before: a statement begins.
+    pub(super) fn begin(&mut self, clause: Clause) {
+        self.top = Frame::new(Kind::Base, clause);
+        self.depth = 0;
+        self.ctes.clear();
     }
 
     pub(super) fn depth(&self) -> usize {

@@ -124,8 +124,14 @@ impl<'a> Tokens<'a> {
     }
 
     /// The next token cannot stand here.
+    #[cold]
     pub(super) fn stop_ahead(&self) -> Stop<'a> {
-        let from = self.end.min(self.sql.len());
+        self.stop_at(self.end)
+    }
+
+    /// What begins at `from`, up to the next token, cannot stand there.
+    #[cold]
+    pub(super) fn stop_at(&self, from: usize) -> Stop<'a> {
         let to = self.lexer.position().min(from + 40);
         Stop { reason: Reason::Syntax, word: self.sql.get(from..to).unwrap_or_default().trim_ascii() }
     }
