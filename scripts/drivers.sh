@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Real drivers and PostgreSQL's own tools, directly and through pgsteer in session mode. What they print must not
-# differ in a single line.
+# Real drivers and PostgreSQL's own tools, directly and through pgsteer in both modes of pooling. What they print must
+# not differ in a single line. In transaction mode twelve clients at once share four connections; process ids and what
+# pg_prepared_statements shows are the server's there, and not compared.
 #
-#   scripts/drivers.sh            everything
-#   scripts/drivers.sh NAME...    some of: psql psycopg asyncpg node jdbc targets dump pgbench
+#   scripts/drivers.sh                        everything
+#   scripts/drivers.sh NAME...                some of: psql psycopg asyncpg node jdbc targets dump pgbench
+#   scripts/drivers.sh --session NAME...      in this mode only; or --transaction
 #
 # PGSTEER=path          the program under test (default: a release build of this tree)
 # PGSTEER_DRIVERS_DIR   where drivers are installed and kept between runs (default: under the temp folder)
@@ -13,10 +15,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=scripts/lib.sh
 . "$here/scripts/lib.sh"
 
+modes=(session transaction)
 case ${1:-} in
     -h | --help)
-        sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
         exit 0
+        ;;
+    --session | --transaction)
+        modes=("${1#--}")
+        shift
         ;;
 esac
 parts=("$@")
@@ -38,16 +45,18 @@ python() {
             apt_install python3-venv
             python3 -m venv --clear "$cache/venv"
         }
-        "$cache/venv/bin/pip" install -q 'psycopg[binary]' asyncpg >&2
+        "$cache/venv/bin/pip" install -q 'psycopg[binary]' asyncpg >&2 ||
+            die "please make these packages of PyPI available to pip: psycopg[binary] asyncpg"
         touch "$cache/venv/ready"
     fi
     "$cache/venv/bin/python" "$@"
 }
 
 node_modules() {
-    if [ ! -d "$cache/node_modules/pg-copy-streams" ]; then
+    if [ ! -d "$cache/node_modules/pg-cursor" ]; then
         command -v npm >/dev/null || apt_install npm
-        (cd "$cache" && npm install --silent --no-save --prefix . pg pg-copy-streams >&2)
+        (cd "$cache" && npm install --silent --no-save --prefix . pg pg-cursor pg-copy-streams >&2) ||
+            die "please make these packages available to npm: pg pg-cursor pg-copy-streams"
     fi
     printf '%s/node_modules\n' "$cache"
 }
@@ -76,6 +85,13 @@ start_all() {
     fresh_database
     printf 'local all all trust\nhost all all all scram-sha-256\n' >"$run/data/pg_hba.conf"
     server_sql -d postgres -c "SELECT pg_reload_conf()" >"$run/reload.log"
+}
+
+# start_mode MODE: pgsteer in this mode of pooling.
+start_mode() {
+    mode=$1
+    local size=100
+    [ "$mode" = session ] || size=4
     start_proxy <<CONF
 [cluster]
 nodes = ["127.0.0.1:$server_port"]
@@ -90,7 +106,8 @@ address = "127.0.0.1:$proxy_port"
 address = "127.0.0.1:$standby_port"
 role = "standby"
 [pool]
-size = 100
+mode = "$mode"
+size = $size
 max_backends_per_node = 150
 CONF
 }
@@ -114,28 +131,38 @@ without_numbers() {
 
 # ---- parts -------------------------------------------------------------------------------------
 
-# run_driver NAME PORT
+# run_driver NAME PORT [crowd]
 run_driver() {
     case $1 in
         psql) libpq_at "$2" "$bindir/psql" -X -a -f "$tests/psql.sql" 2>&1 | without_numbers ;;
-        psycopg) python "$tests/psycopg_test.py" "$2" ;;
-        asyncpg) python "$tests/asyncpg_test.py" "$2" ;;
-        node) node --no-deprecation "$tests/node_test.js" "$2" "$(node_modules)" ;;
-        jdbc) jdbc "$2" ;;
+        psycopg) python "$tests/psycopg_test.py" "${@:2}" ;;
+        asyncpg) python "$tests/asyncpg_test.py" "${@:2}" ;;
+        node) node --no-deprecation "$tests/node_test.js" "$2" "$(node_modules)" "${@:3}" ;;
+        jdbc) jdbc "${@:2}" ;;
     esac
 }
 
-# compare NAME: the same program at both ports.
+# What only the backend itself could say the same.
+comparable() {
+    if [ "$mode" = session ]; then cat "$1"; else grep -vE '^(pid|kept) ' "$1"; fi
+}
+
+fail() {
+    say "$*"
+    failed=1
+}
+
+# compare NAME [crowd]: the same program at both ports.
 compare() {
-    local name=$1
-    run_driver "$name" "$server_port" >"$cache/$name.direct" 2>&1 || say "$name: exit $? directly"
+    local name=$1 file=$cache/$mode-$1${2:+-$2}
+    run_driver "$name" "$server_port" "${@:2}" >"$file.direct" 2>&1 || fail "$name: exit $? directly"
     fresh_database
-    run_driver "$name" "$proxy_port" >"$cache/$name.proxied" 2>&1 || say "$name: exit $? through pgsteer"
-    if diff "$cache/$name.direct" "$cache/$name.proxied" >"$cache/$name.diff"; then
-        say "$name: $(wc -l <"$cache/$name.direct") lines, no difference"
+    run_driver "$name" "$proxy_port" "${@:2}" >"$file.proxied" 2>&1 || fail "$name: exit $? through pgsteer"
+    if diff <(comparable "$file.direct") <(comparable "$file.proxied") >"$file.diff"; then
+        say "$mode mode, $name ${2:-}: $(wc -l <"$file.direct") lines, no difference"
     else
-        say "$name: DIFFERENCES, see $cache/$name.diff"
-        head -n 40 "$cache/$name.diff"
+        say "$mode mode, $name ${2:-}: DIFFERENCES, see $file.diff"
+        head -n 40 "$file.diff"
         failed=1
     fi
 }
@@ -206,34 +233,51 @@ check_dump() {
 
 check_pgbench() {
     libpq_at "$proxy_port" "$bindir/pgbench" -i -q -s 4 >"$cache/pgbench.out" 2>&1
-    local mode more out
-    for mode in simple extended prepared; do
+    local protocol more out threads=4
+    # A thread of pgbench waits for the answer when it prepares: where clients outnumber backends, one that serves
+    # several of them would wait for itself.
+    [ "$mode" = session ] || threads=64
+    for protocol in simple extended prepared; do
         for more in "" "-S" "-C" "-S -C"; do
             # shellcheck disable=SC2086 # several words on purpose
-            out=$(libpq_at "$proxy_port" "$bindir/pgbench" -n -M $mode $more -c 64 -j 4 -T "${PGBENCH_SECONDS:-5}" 2>&1) ||
+            out=$(libpq_at "$proxy_port" "$bindir/pgbench" -n -M $protocol $more -c 64 -j $threads -T "${PGBENCH_SECONDS:-5}" 2>&1) ||
                 out="$out; it failed"
             printf '%s\n' "$out" >>"$cache/pgbench.out"
             if grep -q 'failed transactions: 0 ' <<<"$out" && ! grep -qiE 'error:|fatal:|it failed' <<<"$out"; then
-                say "pgbench -M $mode $more: $(sed -n 's/^tps = \([0-9]*\).*/\1 per second/p' <<<"$out"), no error"
+                say "$mode mode, pgbench -M $protocol $more: $(sed -n 's/^tps = \([0-9]*\).*/\1 per second/p' <<<"$out"), no error"
             else
-                say "pgbench -M $mode $more: ERRORS, see $cache/pgbench.out"
+                say "$mode mode, pgbench -M $protocol $more: ERRORS, see $cache/pgbench.out"
                 failed=1
             fi
         done
     done
 }
 
-need_pgsteer "$here"
-start_all
-for part in "${parts[@]}"; do
+# run_part NAME
+run_part() {
     fresh_database
-    case $part in
-        psql | psycopg | asyncpg | node | jdbc) compare "$part" ;;
+    case $1 in
+        psql) compare "$1" ;;
+        psycopg | asyncpg | node | jdbc)
+            compare "$1"
+            fresh_database
+            compare "$1" crowd
+            ;;
         targets) check_targets ;;
         dump) check_dump ;;
         pgbench) check_pgbench ;;
-        *) die "unknown part $part" ;;
+        *) die "unknown part $1" ;;
     esac
+}
+
+need_pgsteer "$here"
+start_all
+for mode in "${modes[@]}"; do
+    start_mode "$mode"
+    for part in "${parts[@]}"; do
+        run_part "$part"
+    done
+    proxy_lives
+    stop_proxy
 done
-proxy_lives
 exit $failed

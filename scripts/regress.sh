@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # PostgreSQL's own regression and isolation suites, run directly and through pgsteer in session mode.
-# The two runs must not differ in a single line.
+# The two runs must not differ in a single line. In transaction mode the differences are those of docs/pooling.md.
 #
 #   scripts/regress.sh                 both suites, direct and proxied, compared
 #   scripts/regress.sh --direct-only   only the baseline (needs no pgsteer)
@@ -8,6 +8,7 @@
 #   scripts/regress.sh --isolation     only the isolation suite
 #   scripts/regress.sh --again         compared with the direct run of the last time
 #   scripts/regress.sh --reuse         with backends that serve one session after another, as by default
+#   scripts/regress.sh --transaction   in transaction mode; backends are always reused there
 #   scripts/regress.sh --judge         only the judge of reads and writes, against PostgreSQL's grammar, for every
 #                                      statement of the sources' tests and a million mixed from them (needs libclang)
 #
@@ -22,6 +23,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 direct_only=no
 again=no
+mode=session
 judge=no
 # DISCARD ALL does not unload libraries, forget that there was a temporary schema, or count as a new session in
 # pg_stat_database: the tests guc, temp and stats tell a used backend from a new one. The suites are about the relay.
@@ -34,9 +36,10 @@ for arg in "$@"; do
         --isolation) suites=(isolation) ;;
         --again) again=yes ;;
         --reuse) lifetime=1h ;;
+        --transaction) mode=transaction lifetime=1h ;;
         --judge) judge=yes ;;
         -h | --help)
-            sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
             ;;
         *) die "unknown argument $arg" ;;
@@ -125,8 +128,9 @@ source = "trust"
 [[listen]]
 address = "127.0.0.1:$proxy_port"
 [pool]
-mode = "session"
+mode = "$mode"
 size = 60
+max_pinned = 60
 lifetime = "$lifetime"
 CONF
 }

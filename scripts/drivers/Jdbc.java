@@ -1,4 +1,5 @@
-// pgjdbc: prints what the driver sees; arguments are the port and, for an endpoint with a read-only side, its port.
+// pgjdbc: prints what the driver sees; arguments are the port and, for an endpoint with a read-only side, its port, or
+// for many clients at once `crowd`.
 import java.io.StringReader;
 import java.io.StringWriter;
 import java.sql.*;
@@ -34,7 +35,7 @@ public class Jdbc {
 
     static void basics(Connection connection) throws Exception {
         int pid = connection.unwrap(PGConnection.class).getBackendPID();
-        System.out.println(one(connection, "SELECT pg_backend_pid()").equals(String.valueOf(pid)));
+        System.out.println("pid " + one(connection, "SELECT pg_backend_pid()").equals(String.valueOf(pid)));
         try (Statement statement = connection.createStatement()) {
             statement.execute("CREATE TABLE jd (id serial PRIMARY KEY, v text)");
             statement.executeUpdate("INSERT INTO jd (v) VALUES ('a'), ('b')", Statement.RETURN_GENERATED_KEYS);
@@ -134,8 +135,83 @@ public class Jdbc {
         System.out.println(state(() -> connect(standby, "targetServerType", "primary").close()));
     }
 
+    // Prepared on the server from the first use on, a savepoint before every statement, portals read in parts, batches.
+    static String member(String hosts, int number) throws Exception {
+        long total = 0;
+        try (Connection connection = connect(hosts, "prepareThreshold", "1", "autosave", "always",
+                "preparedStatementCacheQueries", "8", "reWriteBatchedInserts", String.valueOf(number % 2 == 0))) {
+            connection.setSchema("crowd");
+            connection.setAutoCommit(false);
+            for (int turn = 0; turn < 20; turn++) {
+                try (PreparedStatement insert = connection.prepareStatement("INSERT INTO items VALUES (?, ?)")) {
+                    for (int row = 0; row < 5; row++) {
+                        insert.setInt(1, number);
+                        insert.setInt(2, turn);
+                        insert.addBatch();
+                    }
+                    total += insert.executeBatch().length;
+                }
+                if (state(() -> one(connection, "SELECT 1 / 0")).equals("22012")) total++;
+                for (int text = 0; text < turn % 12; text++) {
+                    try (PreparedStatement query = connection.prepareStatement("SELECT " + text + " + ?::int")) {
+                        query.setInt(1, turn);
+                        try (ResultSet rows = query.executeQuery()) {
+                            rows.next();
+                            total += rows.getInt(1);
+                        }
+                    }
+                }
+                connection.commit();
+            }
+            try (PreparedStatement query = connection.prepareStatement("SELECT turn FROM items WHERE who = ?")) {
+                query.setFetchSize(7);
+                query.setInt(1, number);
+                try (ResultSet rows = query.executeQuery()) {
+                    while (rows.next()) total += rows.getInt(1);
+                }
+            }
+            connection.commit();
+            connection.setAutoCommit(true);
+            var copies = connection.unwrap(PGConnection.class).getCopyAPI();
+            total += copies.copyIn("COPY items FROM STDIN", new StringReader((number + "\t1000\n").repeat(50)));
+            StringWriter out = new StringWriter();
+            total += copies.copyOut("COPY (SELECT turn FROM items WHERE who = " + number + ") TO STDOUT", out);
+            return number + " " + total + " " + out.getBuffer().length() + " " + one(connection, "SHOW search_path");
+        }
+    }
+
+    static void crowd(String hosts) throws Exception {
+        String[] told = new String[12];
+        Thread[] threads = new Thread[told.length];
+        try (Connection connection = connect(hosts)) {
+            connection.createStatement().execute("CREATE SCHEMA crowd; CREATE TABLE crowd.items (who int, turn int)");
+            for (int n = 0; n < told.length; n++) {
+                int number = n;
+                threads[n] = new Thread(() -> {
+                    try {
+                        told[number] = member(hosts, number);
+                    } catch (Exception error) {
+                        told[number] = error.toString();
+                    }
+                });
+                threads[n].start();
+            }
+            for (Thread thread : threads) thread.join();
+            for (String line : told) {
+                System.out.println(line);
+                if (line.contains("Exception")) System.exit(1);
+            }
+            System.out.println(one(connection, "SELECT concat(count(*), ' ', sum(turn)) FROM crowd.items"));
+            connection.createStatement().execute("DROP SCHEMA crowd CASCADE");
+        }
+    }
+
     public static void main(String[] args) throws Exception {
         String hosts = "127.0.0.1:" + args[0];
+        if (args.length > 1 && args[1].equals("crowd")) {
+            crowd(hosts);
+            return;
+        }
         if (args.length > 1) {
             targets(hosts, "127.0.0.1:" + args[1]);
             return;

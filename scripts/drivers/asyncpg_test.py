@@ -1,4 +1,4 @@
-"""asyncpg: prints what the driver sees; argument is the port."""
+"""asyncpg: prints what the driver sees; arguments are the port and, for many clients at once, `crowd`."""
 
 import asyncio
 import io
@@ -20,7 +20,7 @@ async def sqlstate(action):
 
 
 async def basics(conn):
-    print(conn.get_server_pid() == await conn.fetchval("SELECT pg_backend_pid()"))
+    print("pid", conn.get_server_pid() == await conn.fetchval("SELECT pg_backend_pid()"))
     print(await conn.fetchrow("SELECT $1::int AS a, $2::text[] AS b, $3::jsonb AS c", 1, ["x", None], '{"a": 1}'))
     await conn.execute("CREATE TABLE ap (id int PRIMARY KEY, v text); INSERT INTO ap VALUES (1, 'a')")
     await conn.execute("CREATE TYPE ap_mood AS ENUM ('sad', 'ok')")
@@ -89,6 +89,46 @@ async def pools():
         print(sum(await asyncio.gather(*(pool.fetchval("SELECT $1::int", n) for n in range(500)))))
 
 
+async def crowd_member(number):
+    """The driver's cache of statements, smaller than what is used."""
+    conn = await asyncpg.connect(statement_cache_size=8, **TO)
+    await conn.execute("SET search_path = crowd")
+    total = 0
+    for turn in range(20):
+        async with conn.transaction():
+            await conn.execute("INSERT INTO items VALUES ($1, $2)", number, turn)
+            try:
+                async with conn.transaction():
+                    await conn.execute("INSERT INTO items VALUES ($1, $2)", number, -turn)
+                    await conn.execute("SELECT 1 / $1::int", 0)
+            except asyncpg.DivisionByZeroError:
+                total += 1
+        for text in range(turn % 12):
+            total += await conn.fetchval(f"SELECT {text} + $1::int", turn)
+    statement = await conn.prepare("SELECT turn FROM items WHERE who = $1 ORDER BY turn")
+    total += sum(record["turn"] for record in await statement.fetch(number))
+    async with conn.transaction(isolation="repeatable_read"):
+        async for record in conn.cursor("SELECT turn FROM items WHERE who = $1", number, prefetch=5):
+            total += record["turn"]
+    await conn.copy_records_to_table("items", records=[(number, turn) for turn in range(100, 200)])
+    sink = io.BytesIO()
+    await conn.copy_from_query("SELECT turn FROM items WHERE who = $1", number, output=sink)
+    total += sum(map(int, sink.getvalue().split()))
+    line = number, total, await conn.fetchval("SHOW search_path")
+    await conn.close()
+    return line
+
+
+async def crowd():
+    conn = await asyncpg.connect(**TO)
+    await conn.execute("CREATE SCHEMA crowd; CREATE TABLE crowd.items (who int, turn int)")
+    for line in await asyncio.gather(*(crowd_member(number) for number in range(12))):
+        print(line)
+    print(await conn.fetchrow("SELECT count(*), sum(turn) FROM crowd.items"))
+    await conn.execute("DROP SCHEMA crowd CASCADE")
+    await conn.close()
+
+
 async def main():
     conn = await asyncpg.connect(**TO)
     for part in [basics, statements, transactions, copies, cancels, notifications]:
@@ -106,4 +146,4 @@ async def main():
     await conn.close()
 
 
-asyncio.run(main())
+asyncio.run(crowd() if len(sys.argv) > 2 else main())

@@ -1,4 +1,4 @@
-"""psycopg 3: prints what the driver sees; argument is the port."""
+"""psycopg 3: prints what the driver sees; arguments are the port and, for many clients at once, `crowd`."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ def transactions(conn):
 def prepared(conn):
     for n in range(12):
         conn.execute("SELECT v FROM ps WHERE id = %s", (n % 3,), prepare=True)
-    print(conn.execute("SELECT count(*) FROM pg_prepared_statements").fetchone())
+    print("kept", conn.execute("SELECT count(*) FROM pg_prepared_statements").fetchone())
     conn.execute("DEALLOCATE ALL")
     print(conn.execute("SELECT v FROM ps WHERE id = %s", (1,), prepare=True).fetchone())
     conn.commit()
@@ -138,8 +138,9 @@ def notifications(conn):
         conn.execute("LISTEN ps_channel")
         for n in range(3):
             other.execute("SELECT pg_notify('ps_channel', %s)", (str(n),))
-        print([(note.channel, note.payload, note.pid == other.info.backend_pid)
-               for note in conn.notifies(timeout=10, stop_after=3)])
+        notes = list(conn.notifies(timeout=10, stop_after=3))
+        print([(note.channel, note.payload) for note in notes])
+        print("pid", all(note.pid == other.info.backend_pid for note in notes))
     conn.execute("UNLISTEN *")
 
 
@@ -169,6 +170,59 @@ async def asynchronous():
             print("timed out", conn.info.transaction_status.name)
 
 
+def crowd_member(number, told):
+    """Autocommit off, prepared from the second use on; more texts than the driver keeps."""
+    with psycopg.connect(DSN) as conn:
+        conn.prepare_threshold, conn.prepared_max = 1, 8
+        conn.execute("SET search_path = crowd")
+        conn.commit()
+        total = 0
+        for turn in range(20):
+            with conn.transaction():
+                conn.execute("INSERT INTO items VALUES (%s, %s)", (number, turn))
+                with contextlib.suppress(psycopg.errors.DivisionByZero), conn.transaction():
+                    conn.execute("INSERT INTO items VALUES (%s, %s)", (number, -turn))
+                    conn.execute("SELECT 1 / %s", (0,))
+            for text in range(turn % 12):
+                total += conn.execute(f"SELECT {text} + %s::int", (turn,)).fetchone()[0]
+            conn.commit()
+        with conn.cursor(name="portal") as cursor:
+            cursor.itersize = 5
+            total += sum(row[0] for row in cursor.execute("SELECT turn FROM items WHERE who = %s", (number,)))
+        conn.rollback()
+        with conn.pipeline():
+            cursors = [conn.execute("SELECT %s::int", (n,)) for n in range(50)]
+            conn.commit()
+        total += sum(cursor.fetchone()[0] for cursor in cursors)
+        with conn.cursor() as cursor, cursor.copy("COPY items FROM STDIN") as copy:
+            for turn in range(100, 200):
+                copy.write_row((number, turn))
+        conn.commit()
+        with conn.cursor() as cursor, cursor.copy("COPY (SELECT turn FROM items WHERE who = %s) TO STDOUT", (number,)) as copy:
+            total += sum(int(row[0]) for row in copy.rows())
+        path = conn.execute("SHOW search_path").fetchone()
+        told[number] = (number, total, path)
+
+
+def crowd():
+    with psycopg.connect(DSN) as conn:
+        conn.execute("CREATE SCHEMA crowd; CREATE TABLE crowd.items (who int, turn int)")
+    told = [None] * 12
+    threads = [threading.Thread(target=crowd_member, args=(number, told)) for number in range(len(told))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for line in told:
+        print(line)
+    with psycopg.connect(DSN) as conn:
+        print(conn.execute("SELECT count(*), sum(turn) FROM crowd.items").fetchone())
+        conn.execute("DROP SCHEMA crowd CASCADE")
+
+
+if len(sys.argv) > 2:
+    crowd()
+    sys.exit()
 with psycopg.connect(DSN) as connection:
     for part in [basics, transactions, prepared, pipelines, copies, cancels, notifications]:
         print(f"-- {part.__name__}")

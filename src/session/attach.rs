@@ -87,7 +87,9 @@ impl Session {
         let deadline = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
         let in_block = !self.state.is_quiet();
         self.state.note_own_query();
-        match restore::set_name(&mut attached.backend, &statement, in_block, deadline).await {
+        match restore::set_name(&mut attached.backend, &statement, in_block, deadline, &mut self.replies)
+            .await
+        {
             Ok(()) => {
                 self.tell_given_name();
                 Ok(())

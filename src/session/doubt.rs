@@ -14,7 +14,8 @@ const QUESTION: &str = "SELECT pg_catalog.concat(\
     EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
     EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable), \
     EXISTS (SELECT FROM pg_catalog.pg_listening_channels()), \
-    EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema())";
+    EXISTS (SELECT FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_namespace'::regclass \
+        AND refobjid = pg_catalog.pg_my_temp_schema())";
 
 impl Session {
     /// True when only the server knows what the session has left on its backend.
@@ -48,8 +49,7 @@ impl Session {
         }
         let deadline = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
         let Some(attached) = self.attached.as_mut() else { return Ok(()) };
-        self.state.note_own_query();
-        match restore::ask(&mut attached.backend, &question(&names), deadline).await {
+        match restore::ask(&mut attached.backend, &question(&names), deadline, &mut self.replies).await {
             Ok(answer) => {
                 self.settle_answer(asked, &names, answer.as_deref().unwrap_or_default());
                 self.tell();

@@ -20,6 +20,9 @@ const APPLICATION_NAME: &str = "application_name";
 /// The backend's role, which is not the session's to report: the endpoint's does not change.
 pub const HOT_STANDBY: &str = "in_hot_standby";
 
+/// A parameter of several parts.
+const COMPOSED: &str = "DateStyle";
+
 /// Parameters that the server reports but no SET can change.
 const FIXED: [&str; 8] = [
     "server_version",
@@ -183,7 +186,12 @@ impl Params {
     /// statements, then what the server reported without one. Between transactions only.
     pub fn wanted(&mut self) -> &Applied {
         if self.wanted.is_none() {
-            let mut all = self.settings.clone();
+            // Each SET of this one changes a part of it.
+            let style = self.reported(COMPOSED).map(|value| self.reported_setting(COMPOSED, value));
+            let of = |known: &Setting| {
+                style.clone().filter(|_| known.is(COMPOSED)).unwrap_or_else(|| known.clone())
+            };
+            let mut all: Vec<Setting> = self.settings.iter().map(of).collect();
             let unknown: Vec<(&str, &str)> = self
                 .own
                 .iter()
@@ -194,13 +202,17 @@ impl Params {
             // The name changes most often: behind everything else it is the only difference.
             let (names, others): (Vec<_>, Vec<_>) =
                 unknown.into_iter().partition(|(name, _)| *name == APPLICATION_NAME);
-            all.extend(others.into_iter().chain(names).map(|(name, value)| Setting {
-                key: name.as_bytes().to_ascii_lowercase(),
-                statement: self.set_reported(name, value, &self.base).into_bytes(),
-            }));
+            all.extend(
+                others.into_iter().chain(names).map(|(name, value)| self.reported_setting(name, value)),
+            );
             self.wanted = Some(Applied::new(all));
         }
         self.wanted.get_or_insert_default()
+    }
+
+    fn reported_setting(&self, name: &str, value: &str) -> Setting {
+        let statement = self.set_reported(name, value, &self.base).into_bytes();
+        Setting { key: name.as_bytes().to_ascii_lowercase(), statement }
     }
 
     /// The session's SQL-level prepared statements for a backend that does not have them, if there are any.
@@ -224,6 +236,16 @@ impl Params {
     pub fn pins_of_transaction_mode(&self) -> Pins {
         let prepare = if self.prepares.is_empty() { Pins::default() } else { PinCause::Prepare.into() };
         self.pins.union(prepare)
+    }
+
+    /// True when names may mean temporary tables of the session, also of its open transaction.
+    pub fn has_temporary(&self) -> bool {
+        let is_temporary = |effect: &Effect| match effect {
+            Effect::TempInBlock => true,
+            Effect::Pin(pins) => pins.contains(PinCause::TempTable),
+            _ => false,
+        };
+        self.pins.contains(PinCause::TempTable) || self.pending.iter().any(is_temporary)
     }
 
     /// True when something would be lost with the backend.
@@ -370,7 +392,12 @@ impl Params {
                     self.set(name.to_owned(), statement.into());
                 }
             }
-            Effect::Reset(name) => self.settings.retain(|known| known.key != name.as_bytes()),
+            Effect::Reset(name) => {
+                // The session's user takes the role along.
+                let role = name == "session_authorization";
+                let goes = |key: &[u8]| key == name.as_bytes() || (role && key == b"role");
+                self.settings.retain(|known| !goes(&known.key));
+            }
             Effect::ResetAll => self.settings.retain(|known| is_identity(&known.key)),
             Effect::DiscardAll => self.discard_all(),
             Effect::DiscardTemp => self.pins.remove(PinCause::TempTable),
@@ -491,6 +518,8 @@ mod tests {
         assert_eq!(statements(&params), ["set role x", "prepare q as select 1"]);
         run(&mut params, "set session authorization y; commit");
         assert_eq!(statements(&params), ["set session authorization y", "prepare q as select 1"]);
+        run(&mut params, "set role z; reset session authorization; commit");
+        assert_eq!(statements(&params), ["prepare q as select 1"]);
         run(&mut params, "discard all; commit");
         assert!(statements(&params).is_empty());
     }
@@ -506,6 +535,15 @@ mod tests {
         }
         assert!(params.is_pinned());
         assert_eq!(params.replays().count(), MAX_SETTINGS);
+    }
+
+    #[test]
+    fn parts_of_a_setting_add_up() {
+        let mut params = Params::default();
+        run(&mut params, "set datestyle = 'iso'; set datestyle = 'ymd'; commit");
+        params.report("DateStyle", "ISO, YMD");
+        let [wanted] = params.wanted().settings() else { panic!("one setting") };
+        assert_eq!(wanted.statement, b"SELECT pg_catalog.set_config('DateStyle', 'ISO, YMD', false)");
     }
 
     fn reported_by_server(pairs: &[(&str, &str)]) -> pool::Params {

@@ -87,18 +87,22 @@ pub async fn restore(
 }
 
 /// Sets `application_name` on a backend that is otherwise as the session left it. `statement` is a SET: that, unlike
-/// `set_config`, takes no snapshot, so that a transaction block can still choose its isolation level.
+/// `set_config`, takes no snapshot, so that a transaction block can still choose its isolation level. What comes for the
+/// client meanwhile is added to `heard`.
 pub async fn set_name(
     backend: &mut Backend,
     statement: &str,
     in_block: bool,
     deadline: Instant,
+    heard: &mut Vec<u8>,
 ) -> Result<(), RestoreError> {
     let mut bytes = Vec::new();
     encode::query(&mut bytes, statement);
     let mut reported = Reported { in_block, ..Reported::default() };
     let exchange = exchange(backend, &bytes, 1, &mut reported);
-    tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)?.map(drop)
+    let done = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)?.map(drop);
+    heard.append(&mut reported.heard);
+    done
 }
 
 /// Applies settings whose answers must be awaited; the backend has them afterwards, or is not to be used.
@@ -112,18 +116,43 @@ pub async fn apply(backend: &mut Backend, change: &Change, deadline: Instant) ->
     failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(RestoreError::Refused(error)))
 }
 
-/// Asks one question that is answered by one row of one column; `None` when the server refuses to answer.
+/// Asks one question that is answered by one row of one column; `None` when the server refuses to answer. What comes for
+/// the client meanwhile is added to `heard`.
 pub async fn ask(
     backend: &mut Backend,
     question: &str,
     deadline: Instant,
+    heard: &mut Vec<u8>,
 ) -> Result<Option<Vec<u8>>, RestoreError> {
-    let mut bytes = Vec::new();
-    encode::query(&mut bytes, question);
     let mut reported = Reported::default();
+    let bytes = question_bytes(question);
     let exchange = exchange(backend, &bytes, 1, &mut reported);
     let failed = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)??;
+    heard.append(&mut reported.heard);
     Ok(reported.name.filter(|_| failed.is_empty()))
+}
+
+/// By a statement with a name: a Query would drop the session's unnamed statement.
+fn question_bytes(question: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let name = b"pgsteer_question\0";
+    encode::message(&mut bytes, b'P', |body| {
+        for part in [name, question.as_bytes(), b"\0\0\0"] {
+            body.extend_from_slice(part);
+        }
+    });
+    encode::message(&mut bytes, b'B', |body| {
+        for part in [b"\0", &name[..], &[0; 6]] {
+            body.extend_from_slice(part);
+        }
+    });
+    encode::message(&mut bytes, b'E', |body| body.extend_from_slice(&[0; 5]));
+    encode::message(&mut bytes, b'C', |body| {
+        body.push(b'S');
+        body.extend_from_slice(name);
+    });
+    encode::sync(&mut bytes);
+    bytes
 }
 
 fn plan(backend: &Backend, state: &State) -> (Vec<u8>, Vec<Step>) {
@@ -172,6 +201,8 @@ struct Reported {
     hot_standby: Option<bool>,
     /// What the row of the first step says.
     name: Option<Vec<u8>>,
+    /// Notifications that came meanwhile: the client's.
+    heard: Vec<u8>,
     /// The client is in a transaction block, and must stay in it.
     in_block: bool,
 }
@@ -196,8 +227,8 @@ async fn exchange(
     reported: &mut Reported,
 ) -> Result<Vec<(usize, PgError)>, RestoreError> {
     let lost = |_| RestoreError::Lost;
-    if let Some(statements) = backend.statements.as_mut() {
-        // A Query drops it.
+    // A Query drops it.
+    if let Some(statements) = backend.statements.as_mut().filter(|_| bytes.first() == Some(&b'Q')) {
         statements.set_unnamed(None);
     }
     backend.stream.write_all(bytes).await.map_err(lost)?;
@@ -234,6 +265,7 @@ fn take(
                 reported.note(name, value);
             }
         }
+        b'A' => encode::message(&mut reported.heard, b'A', |body| body.extend_from_slice(frame.body)),
         b'D' if segment == 0 => reported.name = only_column(frame.body).map(<[u8]>::to_vec),
         b'E' => {
             let view = ErrorView::new(frame.body);

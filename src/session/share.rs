@@ -363,7 +363,7 @@ impl Session {
         let settings = backend.applied.settings();
         let own_role = settings.iter().all(|setting| !setting.is("session_authorization"));
         if self.home.is_none() && backend.reused && own_role {
-            let name = restore::ask(backend, "SELECT session_user", deadline).await?;
+            let name = restore::ask(backend, "SELECT session_user", deadline, &mut self.replies).await?;
             if name.as_deref() != backend.login_name().map(str::as_bytes) {
                 return Err(RestoreError::Stranger);
             }

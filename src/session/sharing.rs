@@ -55,6 +55,10 @@ pub struct Sharing {
     pins_sequences: bool,
     /// The session has used sequences by name.
     uses_sequences: bool,
+    /// It has discarded them: what a backend has from before is not its own any more.
+    discarded_sequences: bool,
+    /// Nothing that could have used a sequence has been sent since the backend was taken.
+    only_borders: bool,
     /// Statements whose description is on its way.
     describing: Vec<Describing>,
     /// The statement that the client's last message has prepared.
@@ -94,6 +98,8 @@ impl Sharing {
             touched: None,
             foreign_sequences: false,
             uses_sequences: false,
+            discarded_sequences: false,
+            only_borders: true,
             describing: Vec::new(),
             undescribed: None,
             verified: NO_STATEMENT,
@@ -105,7 +111,9 @@ impl Sharing {
 
     /// A backend was taken, and its statements with it.
     pub fn take(&mut self, carried: Box<Statements>) {
-        self.foreign_sequences = ![0, self.session].contains(&carried.last_session());
+        let last = carried.last_session();
+        self.foreign_sequences = last != 0 && (last != self.session || self.discarded_sequences);
+        self.only_borders = true;
         self.carried = Some(carried);
     }
 
@@ -121,7 +129,9 @@ impl Sharing {
         self.verified = NO_STATEMENT;
         self.batch_kept.clear(ROOM);
         let mut carried = self.carried.take()?;
-        carried.set_last_session(self.session);
+        if !(self.foreign_sequences && self.only_borders) {
+            carried.set_last_session(self.session);
+        }
         Some(carried)
     }
 }
@@ -316,7 +326,9 @@ impl State {
             return self.prepare_unkept(message, body);
         };
         if parse.name.is_empty() {
-            return self.translate_unnamed(message, effects);
+            let by_sql = self.named_by_sql(parse.sql);
+            let plan = self.translate_unnamed(message, effects);
+            return by_sql.map_or(plan, |text| self.parse_by_sql(&text, body.get(parse.sql.len() + 2..)));
         }
         self.doubt();
         let head = HEADER_LEN + parse.name.len() + 1;
@@ -327,6 +339,11 @@ impl State {
             let twice = Some(parse.name.into());
             self.sent(Request::Parse(Box::new(Parsing { twice, ..Parsing::default() })));
             return Plan::Head(head);
+        }
+        if self.prepared.get(parse.name).is_some() {
+            // One that is too long to be kept has this name on the backend too.
+            self.sent(Request::Parse(Box::default()));
+            return Plan::Pass;
         }
         let id = self.identity(message.get(head..).unwrap_or_default());
         let statement = Statement { message: message.into(), effects, id, ..Statement::default() };
@@ -344,6 +361,18 @@ impl State {
             sharing.undescribed = Some((parse.name.into(), Describing::new(statement, number, false)));
         }
         Plan::Head(head)
+    }
+
+    /// The unnamed statement is one of SQL that names another: with the name that this has on the backend.
+    fn parse_by_sql(&mut self, text: &[u8], types: Option<&[u8]>) -> Plan {
+        let types = types.unwrap_or_default();
+        if let Some((out, _)) = self.out() {
+            encode::header(out, b'P', text.len() + 2 + types.len());
+            for part in [b"\0", text, b"\0", types] {
+                out.extend_from_slice(part);
+            }
+        }
+        Plan::Instead
     }
 
     fn translate_unnamed(&mut self, message: &[u8], effects: Option<SharedEffects>) -> Plan {

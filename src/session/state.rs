@@ -403,6 +403,9 @@ impl State {
         if *effect == Effect::DiscardAll {
             self.forget_unread();
         }
+        if matches!(effect, Effect::DiscardAll | Effect::DiscardSequences) {
+            self.discard_sequences();
+        }
         let resets = match effect {
             Effect::ResetAll | Effect::DiscardAll => true,
             Effect::Reset(name) => name == "application_name",

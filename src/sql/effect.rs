@@ -3,6 +3,7 @@
 //! In: a query string. Out: one [`Effect`] per statement in it. Conservative: what it does not understand has no effect
 //! that could be replayed. Must not know what is done about it.
 
+use super::characteristics::modes;
 use super::functions::{Body, Function, function};
 use super::glance::looks_plain;
 use super::hidden::Hidden;
@@ -56,6 +57,8 @@ pub enum Effect {
     Deallocate(Vec<u8>),
     /// DEALLOCATE ALL.
     DeallocateAll,
+    /// A temporary table that the end of the transaction drops.
+    TempInBlock,
     /// Something that only this backend has.
     Pin(Pins),
     /// The end of all causes of one kind.
@@ -65,14 +68,6 @@ pub enum Effect {
     /// One of several things of this kind may have ended: only the server knows whether any is left.
     MayUnpin(PinCause),
 }
-
-/// The word that tells a level from the others, and the statement that makes it the default.
-const ISOLATION_LEVELS: [(&str, &str); 4] = [
-    ("serializable", "SET default_transaction_isolation = 'serializable'"),
-    ("repeatable", "SET default_transaction_isolation = 'repeatable read'"),
-    ("committed", "SET default_transaction_isolation = 'read committed'"),
-    ("uncommitted", "SET default_transaction_isolation = 'read uncommitted'"),
-];
 
 /// The effects of a query string, one per statement in it; empty statements have none.
 pub fn effects(sql: &[u8], standard_strings: bool) -> Vec<Effect> {
@@ -218,7 +213,7 @@ impl<'a> Statement<'a> {
         let name = if word.is_any(&["transaction", "constraints"]) {
             return Effect::None;
         } else if in_session && word.is("characteristics") {
-            return self.characteristics();
+            return Effect::Characteristics(modes(|| self.next()));
         } else if in_session && word.is("authorization") {
             "session_authorization".to_owned()
         } else if word.is("role") {
@@ -265,27 +260,6 @@ impl<'a> Statement<'a> {
             "seed" => Effect::Pin(PinCause::Seed.into()),
             _ => Effect::Set { name, statement: self.text() },
         }
-    }
-
-    /// The modes behind SET SESSION CHARACTERISTICS.
-    fn characteristics(&mut self) -> Effect {
-        let mut modes = Vec::new();
-        let mut not = false;
-        while let Some(token) = self.next() {
-            if let Some((_, statement)) = ISOLATION_LEVELS.iter().find(|(word, _)| token.is(word)) {
-                modes.push(("default_transaction_isolation", *statement));
-            } else if token.is("only") {
-                modes.push(("default_transaction_read_only", "SET default_transaction_read_only = on"));
-            } else if token.is("write") {
-                modes.push(("default_transaction_read_only", "SET default_transaction_read_only = off"));
-            } else if token.is("deferrable") {
-                let on = "SET default_transaction_deferrable = on";
-                let off = "SET default_transaction_deferrable = off";
-                modes.push(("default_transaction_deferrable", if not { off } else { on }));
-            }
-            not = token.is("not");
-        }
-        Effect::Characteristics(modes)
     }
 
     fn reset(&mut self) -> Effect {
@@ -384,15 +358,37 @@ impl<'a> Statement<'a> {
 
     fn create(&mut self) -> Effect {
         // CREATE [OR REPLACE] [GLOBAL | LOCAL] TEMP …, and names in schema pg_temp.
+        let mut prefix = true;
         while let Some(token) = self.next() {
-            if token.is_any(&["temp", "temporary", "pg_temp"]) {
+            if prefix && token.is_any(&["temp", "temporary"]) {
+                return self.create_temp();
+            }
+            prefix &= token.is_any(&["or", "replace", "global", "local"]);
+            if token.is("pg_temp") {
                 return Effect::Pin(PinCause::TempTable.into());
             }
-            if token.is_any(&["as", "function", "procedure"]) || token == Token::Mark(b'(') {
+            if token.is("as") || token == Token::Mark(b'(') {
                 break;
             }
         }
         self.body_effect()
+    }
+
+    /// A table that ends with its transaction binds to nothing beyond it.
+    fn create_temp(&mut self) -> Effect {
+        let before = self.lexer.clone();
+        let mut last = [Token::Odd; 2];
+        while let Some(token) = self.next() {
+            if last[0].is("on") && last[1].is("commit") && token.is("drop") {
+                self.lexer = before;
+                return match self.body_effect() {
+                    Effect::None => Effect::TempInBlock,
+                    more => more,
+                };
+            }
+            last = [last[1], token];
+        }
+        Effect::Pin(PinCause::TempTable.into())
     }
 
     fn declare(&mut self) -> Effect {
@@ -591,6 +587,12 @@ mod tests {
         assert_eq!(one("create temp table t (a int)"), pin(PinCause::TempTable));
         assert_eq!(one("CREATE UNLOGGED TABLE t (temp int)"), Effect::None);
         assert_eq!(one("create table pg_temp.t (a int)"), pin(PinCause::TempTable));
+        assert_eq!(one("create or replace function pg_temp.f(temp int)"), pin(PinCause::TempTable));
+        assert_eq!(one("CREATE FUNCTION f(temp int) AS 'SELECT 1'"), Effect::None);
+        assert_eq!(one("create index temp on t (a)"), Effect::None);
+        assert_eq!(one("create temp table t (a int) ON COMMIT DROP"), Effect::TempInBlock);
+        assert_eq!(one("create local temporary table t on commit drop as select 1"), Effect::TempInBlock);
+        assert_eq!(one("create temp table t (a int) on commit delete rows"), pin(PinCause::TempTable));
         assert_eq!(one("SELECT 1 INTO TEMPORARY t"), pin(PinCause::TempTable));
         assert_eq!(one("select pg_try_advisory_lock(1)"), pin(PinCause::AdvisoryLock));
         assert_eq!(one("select pg_advisory_xact_lock(1)"), Effect::None);

@@ -16,18 +16,29 @@ pub fn statement_name(sql: &[u8], standard_strings: bool) -> Option<(Vec<u8>, st
     if first.is("deallocate") && token.is("prepare") {
         token = lexer.next()?;
     }
-    let (name, quotes) = match token {
+    let (name, length) = match token {
         Token::Word(word) if !token.is_any(&["execute", "deallocate", "all"]) => {
-            (word.to_ascii_lowercase(), 0)
+            (word.to_ascii_lowercase(), word.len())
         }
-        Token::QuotedName(name) => (name.to_vec(), 2),
+        Token::QuotedName(name) => (without_doubles(name), name.len() + 2),
         _ => return None,
     };
     let end = lexer.position();
-    let start = end.checked_sub(name.len() + quotes)?;
+    let start = end.checked_sub(length)?;
     // One statement only: in a longer text the names of others would stay as they are.
     let mut rest = std::iter::from_fn(|| lexer.next()).skip_while(|token| *token != Token::Semicolon);
     rest.all(|token| token == Token::Semicolon).then_some((name, start..end))
+}
+
+/// A quoted name as it is, without the doubling of quotes in it.
+fn without_doubles(name: &[u8]) -> Vec<u8> {
+    let mut quoted = false;
+    let mut kept = name.to_vec();
+    kept.retain(|byte| {
+        quoted = *byte == b'"' && !quoted;
+        *byte != b'"' || quoted
+    });
+    kept
 }
 
 /// First words of statements that may have an effect by themselves.
@@ -78,6 +89,16 @@ pub fn begins_secretly(head: &[u8]) -> bool {
     Lexer::new(head, true).next().is_none_or(|first| first == Token::Odd || first.is_any(&secret))
 }
 
+/// True for one statement that calls no function: it begins a transaction, sets something, or selects without one.
+pub fn is_border(sql: &[u8]) -> bool {
+    let text = sql.trim_ascii_end();
+    let text = text.strip_suffix(b";").unwrap_or(text);
+    let Some(first) = Lexer::new(text, true).next() else { return false };
+    let begins = first.is_any(&["begin", "start", "set", "show", "savepoint"]);
+    let selects = first.is("select") && memchr::memchr(b'(', text).is_none();
+    memchr::memchr(b';', text).is_none() && (begins || selects)
+}
+
 /// What every body with an effect holds, each with the place of a letter that is rare in statements.
 const BODY_WORDS: [(&[u8], usize); 6] =
     [(b"advisory", 2), (b"temp", 2), (b"nextval", 2), (b"setval", 3), (b"setseed", 6), (b"set_config", 7)];
@@ -101,6 +122,13 @@ fn holds(text: &[u8], word: &[u8], rare: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_in_quotes_and_borders() {
+        assert_eq!(statement_name(br#"execute "a""b""""#, true), Some((br#"a"b""#.to_vec(), 8..16)));
+        assert!(is_border(b"BEGIN;") && is_border(b"set a = 1"));
+        assert!(!is_border(b"begin; select 1") && !is_border(b"select f()") && !is_border(b""));
+    }
 
     #[test]
     fn long_texts_are_told_by_their_beginning() {

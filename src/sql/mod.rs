@@ -5,6 +5,7 @@
 
 pub mod builtins;
 pub mod catalogue;
+mod characteristics;
 pub mod effect;
 mod functions;
 pub mod glance;

@@ -11,7 +11,7 @@ pub enum PinCause {
     HeldCursor,
     /// LISTEN.
     Listen,
-    /// A temporary table, view or sequence.
+    /// A temporary table, view or sequence, or anything else in the schema `pg_temp`.
     TempTable,
     /// A setting that cannot be set again from its text: too long, or computed.
     Setting,

@@ -14,6 +14,7 @@ mod catalogue;
 mod check;
 mod columns;
 mod demo;
+mod drivers;
 mod failover;
 mod figures;
 mod functions;

@@ -12,6 +12,7 @@ use crate::session::state::State;
 use crate::sql::{PinCause, glance};
 use crate::wire::backend::TxStatus;
 use crate::wire::encode;
+use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind};
 
 /// Parameters that decide what a server makes of a text while it reads it: of its bytes, strings, dates and intervals.
@@ -138,20 +139,47 @@ impl State {
         }
     }
 
-    /// `currval` and `lastval` must not tell what another session has got. Inside a block it may be the session's own, so
-    /// there it is too late; a session that has used sequences once is spared that by a fresh start of its next leases.
+    /// `currval` and `lastval` must not tell what another session has got. Inside a block it may be the session's own, as
+    /// soon as something has run there; a session that has used sequences once is spared that by a fresh start of its next
+    /// leases.
     pub(super) fn forget_foreign_sequences(&mut self, kind: Kind, body: &[u8]) {
-        let outside = self.tx == TxStatus::Idle && self.pipeline.is_idle();
         let own = self.params.pins().contains(PinCause::Sequence);
+        let (tx, idle) = (self.tx, self.pipeline.is_idle());
         let Some(sharing) = self.sharing.as_mut().filter(|sharing| sharing.foreign_sequences) else { return };
-        let text = matches!(kind, Kind::Query | Kind::Parse);
-        sharing.uses_sequences |= text && glance::may_use_sequence(body);
+        let text = match kind {
+            Kind::Query => frontend::query(body),
+            Kind::Parse => frontend::parse(body).map(|parse| parse.sql),
+            _ => None,
+        };
+        sharing.uses_sequences |= text.is_some_and(glance::may_use_sequence);
         if sharing.uses_sequences {
             sharing.foreign_sequences = false;
-            if outside && !own {
+            let fresh = tx == TxStatus::Idle || (tx == TxStatus::InBlock && sharing.only_borders);
+            if fresh && idle && !own {
                 encode::query(&mut sharing.bytes, "DISCARD SEQUENCES");
                 self.send_own(1);
             }
+            return;
+        }
+        if !sharing.only_borders {
+            return;
+        }
+        let message = match kind {
+            Kind::Bind => frontend::bind(body).and_then(|bind| self.prepared.get(bind.statement)),
+            _ => None,
+        };
+        let known = message.map(|statement| statement.message.get(HEADER_LEN..).unwrap_or_default());
+        let text = text.or(known.and_then(|body| frontend::parse(body).map(|parse| parse.sql)));
+        let is_border = text.map_or(kind != Kind::Bind || known.is_none(), glance::is_border);
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.only_borders = is_border;
+        }
+    }
+
+    /// DISCARD has ended what the session knew of sequences, on all backends.
+    pub(in crate::session) fn discard_sequences(&mut self) {
+        if let Some(sharing) = self.sharing.as_mut() {
+            sharing.discarded_sequences = true;
         }
     }
 
@@ -212,7 +240,7 @@ impl State {
             digest.update(self.params.reported(name).unwrap_or_default());
             digest.update([0]);
         }
-        if self.params.pins().contains(PinCause::TempTable) {
+        if self.params.has_temporary() {
             digest.update(self.session().to_be_bytes());
         }
         let mut id = StatementId::default();

@@ -84,6 +84,8 @@ async fn session_authorizations_are_their_owners() {
          b: RESET ALL
          a: WHO
          b: WHO
+         b: SET ROLE one
+         a: SELECT 1
          b: RESET SESSION AUTHORIZATION
          b: WHO
          a: WHO

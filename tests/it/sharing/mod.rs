@@ -1,8 +1,10 @@
 //! Transaction mode: many clients on few backends, and none can tell. The same steps run on connections of their own and
 //! through the proxy; every answer must be equal.
 
+mod holds;
 mod identity;
 mod play;
+mod prepared;
 mod settings;
 
 use tokio_postgres::{Client, Config, SimpleQueryMessage};

@@ -23,10 +23,13 @@ async fn each_kind_of_set_is_its_owners() {
              a: SET LOCAL work_mem = '9MB'
              b: SHOW work_mem
              a: SHOW work_mem
+             c: SET datestyle = 'SQL'
+             c: SET datestyle = 'DMY'
              a: SET datestyle = 'German'
              b: SET intervalstyle TO iso_8601
              a: SELECT date '2024-02-01', interval '1 day'
              b: SELECT date '2024-02-01', interval '1 day'
+             c: SELECT date '2024-02-01', interval '1 day'
              a: SET extra_float_digits = 0
              a: SELECT 0.1::float8 + 0.2
              b: SELECT 0.1::float8 + 0.2
