@@ -21,7 +21,7 @@ use pgsteer::pool::{Claim, Credentials, PoolKey, Registry, Seat, StartupSet, Sta
 use pgsteer::scram::client::{Binding, Client, Secret};
 use pgsteer::scram::server::{Offer, Server};
 use pgsteer::scram::{NONCE_BYTES, Verifier};
-use pgsteer::session::sharing::Sharing;
+use pgsteer::session::sharing::{Plan, Sharing};
 use pgsteer::session::state::State;
 use pgsteer::topology::{Epoch, Health, NodeId, Nudges, Role, Store, Topology};
 use pgsteer::wire::frame;
@@ -58,15 +58,37 @@ fn books_of_a_round_trip(bencher: Bencher, mode: &str) {
     });
 }
 
-/// The client's messages as the relay shows them to the books of transaction mode.
-fn translate(state: &mut State, up: &[u8]) {
+/// The client's messages as the relay shows them to the books of transaction mode, which say how each is sent.
+fn translate(state: &mut State, up: &[u8], mut send: impl FnMut(&State, Plan, &[u8])) {
     let mut rest = up;
     while let Some((found, next)) = frame::split(rest).unwrap() {
         let kind = Kind::of(found.tag).unwrap();
+        let message = &rest[..rest.len() - next.len()];
         assert!(!state.must_wait(kind, found.body));
-        black_box(state.translate(kind, &rest[..rest.len() - next.len()], true));
+        let plan = state.translate(kind, message, true);
+        send(state, plan, message);
         rest = next;
     }
+}
+
+/// Has a statement prepared, with whatever else the books want of the server for it.
+fn prepare(state: &mut State) {
+    let mut sent = Vec::new();
+    translate(state, &traffic::prepare(), |state, plan, message| {
+        sent.extend_from_slice(state.translated());
+        match plan {
+            Plan::Pass => sent.extend_from_slice(message),
+            Plan::Head(head) => sent.extend_from_slice(&message[head..]),
+            Plan::Instead => {}
+        }
+    });
+    let (mut answers, mut rest) = (Vec::new(), &sent[..]);
+    while let Some((found, next)) = frame::split(rest).unwrap() {
+        traffic::answer(&mut answers, found.tag, found.body);
+        rest = next;
+    }
+    answered(state, &answers);
+    assert!(state.is_quiet());
 }
 
 fn answered(state: &mut State, down: &[u8]) {
@@ -86,10 +108,9 @@ fn books_of_a_shared_round_trip(bencher: Bencher, mode: &str) {
     let mut sharing = Sharing::new(1, true);
     sharing.take(Box::new(Statements::new(200)));
     state.sharing = Some(Box::new(sharing));
-    translate(&mut state, &traffic::prepare());
-    answered(&mut state, b"1\0\0\0\x04Z\0\0\0\x05I");
+    prepare(&mut state);
     bencher.bench_local(|| {
-        translate(&mut state, black_box(&up));
+        translate(&mut state, black_box(&up), |_, plan, _| _ = black_box(plan));
         answered(&mut state, black_box(&down));
         assert!(state.is_quiet());
         let sharing = state.sharing.as_mut().unwrap();

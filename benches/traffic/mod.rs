@@ -74,7 +74,8 @@ pub async fn serve(mut socket: TcpStream) -> std::io::Result<()> {
     }
 }
 
-fn answer(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
+/// What it says to one message.
+pub fn answer(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
     let row = |out: &mut Vec<u8>| {
         let value = if body.starts_with(b"SELECT session_user") { b'u' } else { b'0' };
         append(out, b'D', &[0, 1, 0, 0, 0, 1, value]);
@@ -84,7 +85,12 @@ fn answer(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
         b'P' => append(out, b'1', b""),
         b'B' => append(out, b'2', b""),
         b'C' => append(out, b'3', b""),
-        b'D' => append(out, b'T', &[0; 33]),
+        b'D' => {
+            if body.starts_with(b"S") {
+                append(out, b't', &[0; 2]);
+            }
+            append(out, b'T', &[0; 33]);
+        }
         b'E' => row(out),
         b'Q' => {
             append(out, b'T', &[0; 33]);
