@@ -86,7 +86,7 @@ impl Session {
         let inside = self.down.is_inside_message();
         self.down.end_after_seen();
         self.began = None;
-        let loss = self.state.lose();
+        let loss = self.lose();
         if self.up.is_unread() {
             // Nothing the client sends can be looked at any more.
             return Err(End::Cut);

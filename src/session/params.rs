@@ -60,9 +60,16 @@ pub struct Params {
     pins: Pins,
     /// Causes that may have ended since the server was asked.
     doubtful: Pins,
+    /// What the transaction has changed of them, in few sessions.
+    before: Option<Box<Before>>,
     pending: Vec<Effect>,
     savepoints: Vec<(Vec<u8>, usize)>,
 }
+
+/// Values of reported parameters before a transaction that has changed them; `None` where that of the backend's login
+/// was in force.
+#[derive(Debug, Default)]
+struct Before(Vec<(Box<str>, Option<Box<str>>)>);
 
 impl Params {
     /// Notes what the server reported last; true when the value is new.
@@ -72,6 +79,29 @@ impl Params {
             self.wanted = None;
         }
         new
+    }
+
+    /// The same inside a transaction, which may be lost without a word.
+    pub fn report_in_transaction(&mut self, name: &str, value: &str) {
+        let own = self.own.iter().find(|(key, _)| &**key == name).map(|(_, value)| value.clone());
+        if self.report(name, value) {
+            let Before(before) = &mut **self.before.get_or_insert_default();
+            if !before.iter().any(|(key, _)| &**key == name) {
+                before.push((name.into(), own));
+            }
+        }
+    }
+
+    /// The transaction is lost and with it what it has changed; what the client must be told again.
+    pub fn unreport(&mut self) -> Vec<(String, String)> {
+        let mut told = Vec::new();
+        for (name, own) in self.before.take().unwrap_or_default().0 {
+            self.own.retain(|(key, _)| *key != name);
+            self.own.extend(own.map(|value| (name.clone(), value)));
+            self.wanted = None;
+            told.extend(self.reported(&name).map(|value| (name.to_string(), value.to_owned())));
+        }
+        told
     }
 
     fn note_report(&mut self, name: &str, value: &str) -> bool {
@@ -367,6 +397,11 @@ impl Params {
                 self.pending.truncate(*len);
             }
         }
+    }
+
+    /// The transaction is over, and what the server has reported stands.
+    pub fn ended(&mut self) {
+        self.before = None;
     }
 
     /// The transaction committed.

@@ -30,6 +30,8 @@ pub struct Statement {
     pub id: StatementId,
     /// What servers have said of it.
     pub description: Rc<Description>,
+    /// It returns what it finds when it runs: a server does not compare that with what it has said before.
+    pub is_open: bool,
 }
 
 /// What a server has said of a statement; known to whoever waits for that, whatever becomes of the statement meanwhile.

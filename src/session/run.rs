@@ -18,7 +18,7 @@ use super::limbo::Limbo;
 use super::relay::Event;
 use super::share::{Home, Slow};
 use super::sharing::Sharing;
-use super::state::State;
+use super::state::{Loss, State};
 use crate::config::PoolMode;
 use crate::metrics::{Counter, Gauge};
 use crate::net::Stream;
@@ -26,6 +26,7 @@ use crate::pool::{Backend, Credentials, StartupSet, Verdict};
 use crate::route::Wants;
 use crate::sql::{PinCause, Pins};
 use crate::topology::{Epoch, NodeId, Store};
+use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
 
 /// Server messages up to this length are only delivered whole, so that a lost server leaves no half message behind;
@@ -293,8 +294,17 @@ impl Session {
 
     pub(super) fn drop_backend(&mut self, verdict: Verdict) {
         self.release(verdict);
-        self.state.lose();
+        self.lose();
         self.tell();
+    }
+
+    /// The backend is lost at this instant. Parameters that its transaction has changed are what they were.
+    pub(super) fn lose(&mut self) -> Loss {
+        let loss = self.state.lose();
+        for (name, value) in self.state.params.unreport() {
+            encode::parameter_status(&mut self.replies, &name, value.as_bytes());
+        }
+        loss
     }
 
     /// Tells the directory and the metrics what SHOW CLIENTS shows of the session.

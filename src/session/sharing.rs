@@ -346,7 +346,8 @@ impl State {
             return Plan::Pass;
         }
         let id = self.identity(message.get(head..).unwrap_or_default());
-        let statement = Statement { message: message.into(), effects, id, ..Statement::default() };
+        let is_open = glance::returns_what_it_finds(parse.sql);
+        let statement = Statement { message: message.into(), effects, id, is_open, ..Statement::default() };
         let undo = self.prepared.insert(parse.name, statement);
         if self.prepared.kept(parse.name).is_none() {
             self.sent(Request::Parse(Box::new(Parsing { undo: Some(undo), ..Parsing::default() })));

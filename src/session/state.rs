@@ -331,7 +331,7 @@ impl State {
             let name = self.params.given_name().unwrap_or_default().into_owned();
             self.params.report("application_name", &name);
         } else {
-            self.params.report(name, value);
+            self.params.report_in_transaction(name, value);
         }
     }
 
@@ -348,6 +348,7 @@ impl State {
         if tx == TxStatus::Idle {
             // What an explicit COMMIT or ROLLBACK has not settled was an implicit transaction that succeeded.
             self.params.committed();
+            self.params.ended();
             if self.name_reset == NameReset::Open {
                 self.name_reset = NameReset::Done;
             }

@@ -41,6 +41,11 @@ fn without_doubles(name: &[u8]) -> Vec<u8> {
     kept
 }
 
+/// True for a text whose columns are those of a cursor or another statement, whatever that is when it runs.
+pub fn returns_what_it_finds(sql: &[u8]) -> bool {
+    Lexer::new(sql, true).next().is_some_and(|first| first.is_any(&["fetch", "execute"]))
+}
+
 /// First words of statements that may have an effect by themselves.
 const FIRST_WORDS: [&[u8]; 20] = [
     b"abort",

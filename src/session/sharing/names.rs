@@ -58,7 +58,7 @@ impl State {
     pub(super) fn number_of(&mut self, name: &[u8]) -> u32 {
         self.identify_again(name);
         let Some(statement) = self.prepared.get(name) else { return NO_STATEMENT };
-        let (id, shape) = (statement.id, statement.description.shape());
+        let (id, shape) = (statement.id, statement.description.shape().filter(|_| !statement.is_open));
         // Of two shapes only the server knows which is right. In a failed transaction it would not say.
         let fits = |slot: &Slot| slot.shape == shape || shape.is_none() || slot.shape.is_none();
         let failed = self.tx == TxStatus::Failed;

@@ -73,7 +73,8 @@ impl State {
 
     /// The identity and shape of a statement whose rows the client expects to be of that shape.
     fn told_shape(&self, name: &[u8]) -> Option<(StatementId, Shape)> {
-        let statement = self.prepared.kept(name).filter(|statement| statement.description.is_told())?;
+        let known = |statement: &&Statement| statement.description.is_told() && !statement.is_open;
+        let statement = self.prepared.kept(name).filter(known)?;
         let shape = statement.description.shape().filter(|shape| shape.returns_rows)?;
         Some((statement.id, shape))
     }

@@ -282,3 +282,26 @@ fn a_flush_with_a_body_is_an_extended_message_that_fails() {
     reply(&mut state, &[(b'Z', "I")]);
     assert!(state.is_quiet());
 }
+
+#[test]
+fn what_a_lost_transaction_reported_is_taken_back() {
+    let mut state = State::new(1000);
+    reply(&mut state, &[(b'S', "TimeZone\0UTC\0"), (b'S', "DateStyle\0ISO\0")]);
+    run(&mut state, "set datestyle = sql", "SET", "I");
+    run(&mut state, "begin", "BEGIN", "T");
+    for zone in ["CET", "EET"] {
+        query(&mut state, "set timezone = ...");
+        reply(&mut state, &[(b'C', "SET\0"), (b'S', &format!("TimeZone\0{zone}\0")), (b'Z', "T")]);
+    }
+    assert_eq!(state.params.reported("TimeZone"), Some("EET"));
+    state.lose();
+    assert_eq!(state.params.unreport(), [("TimeZone".to_owned(), "UTC".to_owned())]);
+    assert_eq!(state.params.reported("TimeZone"), Some("UTC"));
+    assert_eq!(state.params.unreport(), []);
+    // What has been committed stays.
+    query(&mut state, "set timezone = ...");
+    reply(&mut state, &[(b'C', "SET\0"), (b'S', "TimeZone\0CET\0"), (b'Z', "I")]);
+    state.lose();
+    assert_eq!(state.params.unreport(), []);
+    assert_eq!(state.params.reported("TimeZone"), Some("CET"));
+}
