@@ -97,6 +97,13 @@ pub async fn psql(programs: &Programs, conninfo: &str, arguments: &[&str]) -> Ou
     finish(command, programs).await
 }
 
+/// pg_dump of a whole database, with a libpq connection string.
+pub async fn pg_dump(programs: &Programs, conninfo: &str) -> Output {
+    let mut command = Command::new(programs.dir.join("pg_dump"));
+    command.args(["-d", conninfo]);
+    finish(command, programs).await
+}
+
 /// pgbench with a libpq connection string.
 pub async fn pgbench(programs: &Programs, conninfo: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(programs.pgbench.as_ref().expect("pgbench is installed"));

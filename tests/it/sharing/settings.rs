@@ -1,6 +1,7 @@
 //! Settings: each client finds its own, whatever others have set on the same backend and however a transaction ended.
 
 use super::play::{Way, stage};
+use crate::harness::drivers::{conninfo, pg_dump};
 
 #[tokio::test]
 async fn each_kind_of_set_is_its_owners() {
@@ -523,5 +524,28 @@ async fn a_text_that_other_settings_read_otherwise_is_not_shared() {
     stage
         .same(&(program + &all('a') + &all('b') + &all('c') + &all('a') + &all('b') + &all('d') + &all('c')))
         .await;
+    stage.finish().await;
+}
+
+#[tokio::test]
+async fn a_dump_empties_nobodys_search_path() {
+    let stage = stage(1).await;
+    let scene = &stage.scene;
+    let mut other = scene.raw().await;
+    other.query("CREATE TABLE dumped AS SELECT generate_series(1, 100) AS id").await;
+    let programs = scene.cluster.programs();
+    let through = pg_dump(programs, &conninfo(&scene.proxy.config())).await;
+    assert_eq!(other.value("SELECT count(*) FROM dumped").await, "100");
+    assert_eq!(other.value("SHOW search_path").await, "\"$user\", public");
+    assert_eq!(scene.raw().await.value("SHOW search_path").await, "\"$user\", public");
+    let mut direct = tokio_postgres::Config::new();
+    direct.host("127.0.0.1").port(scene.cluster.n(0).port());
+    direct.user("app").password(scene.proxy.config().get_password().unwrap()).dbname("app");
+    // Newer ones make up a key for each dump.
+    let lines = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.starts_with("\\")).map(str::to_owned).collect()
+    };
+    let wanted = pg_dump(programs, &conninfo(&direct)).await;
+    assert_eq!(lines(through.text()), lines(wanted.text()));
     stage.finish().await;
 }
