@@ -543,7 +543,7 @@ async fn a_dump_empties_nobodys_search_path() {
     direct.user("app").password(scene.proxy.config().get_password().unwrap()).dbname("app");
     // Newer ones make up a key for each dump.
     let lines = |text: &str| -> Vec<String> {
-        text.lines().filter(|line| !line.starts_with("\\")).map(str::to_owned).collect()
+        text.lines().filter(|line| !line.starts_with('\\')).map(str::to_owned).collect()
     };
     let wanted = pg_dump(programs, &conninfo(&direct)).await;
     assert_eq!(lines(through.text()), lines(wanted.text()));
