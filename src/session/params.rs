@@ -151,7 +151,7 @@ impl Params {
     pub fn set_reported(&self, name: &str, value: &str, server: &pool::Params) -> String {
         if name != APPLICATION_NAME {
             // Takes lists such as `search_path` as they are reported; SET would quote them as one name.
-            return format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value));
+            return set_config(name, value);
         }
         // In nearly every session and never a list: SET costs the server a small part of a SELECT.
         let shown = self.given_name.as_deref().map(|given| name::shown(given, Server::of(server)));
@@ -317,8 +317,8 @@ impl Params {
             }
             return;
         };
-        let statement = format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value));
-        let setting = Setting { key: name.as_bytes().to_vec(), statement: statement.into_bytes() };
+        let statement = set_config(name, value).into_bytes();
+        let setting = Setting { key: name.as_bytes().to_vec(), statement };
         if !self.settings.contains(&setting) {
             self.wanted = None;
             keep(&mut self.settings, &mut self.pins, setting.key, setting.statement);
@@ -375,7 +375,7 @@ impl Params {
     }
 
     fn pin_all(&mut self, pins: Pins) {
-        let lasting = LASTING.iter().fold(Pins::default(), |all, cause| all.union((*cause).into()));
+        let lasting = LASTING.into_iter().collect();
         let undoable = pins.without(lasting);
         self.pins = self.pins.union(pins.without(undoable));
         if !undoable.is_empty() {
@@ -464,6 +464,11 @@ impl Params {
         }
         keep(&mut self.settings, &mut self.pins, name.into_bytes(), statement);
     }
+}
+
+/// A statement that sets a parameter for the session.
+fn set_config(name: &str, value: &str) -> String {
+    format!("SELECT pg_catalog.set_config({}, {}, false)", literal(name), literal(value))
 }
 
 /// A string constant that means the same whatever `standard_conforming_strings` is.

@@ -242,6 +242,5 @@ async fn sources(client: &Client) -> Result<Vec<Source>, tokio_postgres::Error> 
 
 /// The names of those that leave something; the others only hold a word that might have.
 fn risky<'a>(sources: impl IntoIterator<Item = &'a Source>) -> Vec<String> {
-    let sources: Vec<Source> = sources.into_iter().cloned().collect();
-    Risks::new(&sources).names().map(str::to_owned).collect()
+    Risks::new(sources).names().map(str::to_owned).collect()
 }

@@ -63,7 +63,7 @@ pub struct Risks(HashMap<Box<[u8]>, Hidden>);
 
 impl Risks {
     /// Reads the sources. What a function calls counts as its own.
-    pub fn new(sources: &[Source]) -> Self {
+    pub fn new<'a>(sources: impl IntoIterator<Item = &'a Source>) -> Self {
         let mut found: HashMap<&str, (Hidden, Vec<String>)> = HashMap::new();
         for source in sources {
             let scan = Scan::of(source.text.as_bytes());
@@ -155,14 +155,16 @@ fn tokens(sql: &[u8], standard_strings: bool) -> impl Iterator<Item = Token<'_>>
 
 /// True for a DO statement, wherever it stands in the text.
 fn is_do(sql: &[u8]) -> bool {
+    if memchr::memchr(b';', sql).is_none() {
+        // Nearly every text: its first word tells.
+        return tokens(sql, true).next().is_some_and(|first| first.is("do"));
+    }
     let mut begins = true;
-    // A text without the letters is none: nearly every one is settled here.
-    memchr::memchr2(b'd', b'D', sql).is_some()
-        && tokens(sql, true).any(|token| {
-            let found = begins && token.is("do");
-            begins = token == Token::Semicolon;
-            found
-        })
+    tokens(sql, true).any(|token| {
+        let found = begins && token.is("do");
+        begins = token == Token::Semicolon;
+        found
+    })
 }
 
 /// What one source shows.

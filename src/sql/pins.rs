@@ -112,6 +112,12 @@ impl Pins {
     }
 }
 
+impl FromIterator<PinCause> for Pins {
+    fn from_iter<I: IntoIterator<Item = PinCause>>(causes: I) -> Self {
+        causes.into_iter().fold(Self::default(), |all, cause| all.union(cause.into()))
+    }
+}
+
 impl From<PinCause> for Pins {
     fn from(cause: PinCause) -> Self {
         Self(Self::bit(cause))

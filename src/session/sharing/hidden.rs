@@ -11,7 +11,7 @@ use crate::sql::hidden::{Hidden, Risks};
 /// What is known of the database's functions, and what they may have done since the server was asked.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    risks: Option<Arc<Risks>>,
+    risks: Arc<Risks>,
     /// Which of the catalogue's versions that is.
     version: u64,
     left: Hidden,
@@ -35,7 +35,7 @@ impl State {
     /// Another version is known.
     pub fn set_risks(&mut self, risks: Option<Arc<Risks>>, version: u64) {
         if let Some(sharing) = self.sharing.as_mut() {
-            sharing.watch.risks = risks;
+            sharing.watch.risks = risks.unwrap_or_default();
             sharing.watch.version = version;
         }
     }
@@ -43,11 +43,7 @@ impl State {
     /// What a statement may leave by what it calls.
     pub(in crate::session) fn hidden(&self, sql: &[u8]) -> Option<Effect> {
         let watch = &self.sharing.as_ref()?.watch;
-        let standard = self.params.standard_strings();
-        let hidden = match &watch.risks {
-            Some(risks) => risks.of(sql, standard),
-            None => Risks::default().of(sql, standard),
-        };
+        let hidden = watch.risks.of(sql, self.params.standard_strings());
         (!hidden.is_empty()).then(|| Effect::Hidden(Box::new(hidden)))
     }
 
@@ -66,9 +62,7 @@ impl State {
         sharing.watch.changed |= match thing {
             Some(b"FUNCTION" | b"PROCEDURE" | b"ROUTINE" | b"EXTENSION") => true,
             // They matter by the functions that they call.
-            Some(b"TRIGGER" | b"VIEW" | b"TABLE") => {
-                sharing.watch.risks.as_ref().is_some_and(|risks| !risks.is_empty())
-            }
+            Some(b"TRIGGER" | b"VIEW" | b"TABLE") => !sharing.watch.risks.is_empty(),
             _ => false,
         };
     }
@@ -96,10 +90,8 @@ impl State {
     /// The session may have called any function that is known.
     pub fn suspect_all_functions(&mut self) {
         let Some(sharing) = self.sharing.as_mut() else { return };
-        if let Some(risks) = sharing.watch.risks.as_ref() {
-            let all = risks.all();
-            sharing.watch.left.add(&all);
-        }
+        let all = sharing.watch.risks.all();
+        sharing.watch.left.add(&all);
         self.settle_hidden();
     }
 

@@ -5,7 +5,7 @@
 use super::Sharing;
 use crate::session::params::ASKABLE;
 use crate::session::state::State;
-use crate::sql::{Pins, glance};
+use crate::sql::glance;
 use crate::wire::frontend::Kind;
 
 /// What is known of texts that were too long to be read whole.
@@ -61,8 +61,7 @@ impl State {
             other => return sharing.unread = other,
         };
         if sharing.unread == Unread::Nothing {
-            self.params
-                .suspect(ASKABLE.iter().fold(Pins::default(), |all, cause| all.union((*cause).into())));
+            self.params.suspect(ASKABLE.into_iter().collect());
         }
     }
 }
