@@ -157,6 +157,7 @@ struct NodeState {
     /// When it was last seen streaming on a branch that was right, and on which timeline.
     streamed: Option<(Moment, Timeline)>,
     reads: Option<Reads>,
+    qualified_since: Option<Moment>,
     lag: Option<Lag>,
 }
 
@@ -284,7 +285,7 @@ pub fn decide(mut state: State, inputs: &[Input], now: Moment, rules: &Rules) ->
     }
     elect::report(&mut state, rules);
     reads::judge(&mut state, now, rules);
-    let topology = compose(&state, rules);
+    let topology = compose(&state, now, rules);
     let (changes, material) = explain::compare(&state, &topology);
     let mark = state
         .identifier
@@ -311,10 +312,11 @@ fn role(state: &State, id: NodeId, node: &NodeState) -> Role {
     }
 }
 
-fn compose(state: &State, rules: &Rules) -> Topology {
+fn compose(state: &State, now: Moment, rules: &Rules) -> Topology {
     let nodes = state.ids().zip(&rules.nodes).map(|((id, node), spec)| view(state, id, node, spec));
     Topology {
         version: 0,
+        at: now,
         epoch: state.epoch,
         primary: state.primary,
         timeline: state.mark,
@@ -339,6 +341,7 @@ fn view(state: &State, id: NodeId, node: &NodeState, spec: &Arc<NodeSettings>) -
         role,
         health: node.health,
         reads: node.reads.unwrap_or(Reads::Refused(ReadRefusal::Starting)),
+        qualified_since: node.qualified_since,
         lag: node.lag,
         timeline: sample.and_then(|s| s.timeline).or(received),
         lsn: sample.and_then(|s| if s.in_recovery { s.replayed } else { s.insert }),

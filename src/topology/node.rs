@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::config::NodeSettings;
 
+use super::moment::Moment;
 use super::position::{Lsn, Timeline};
 
 /// Index of a node in the order of the configuration.
@@ -178,6 +179,8 @@ pub struct NodeView {
     pub health: Health,
     /// Whether it may serve reads as a standby.
     pub reads: Reads,
+    /// Since when it may, without a break; `None` while it may not.
+    pub qualified_since: Option<Moment>,
     /// How far it is behind; `None` is unknown, which is not zero.
     pub lag: Option<Lag>,
     /// The timeline it writes (primary) or receives (standby).
@@ -203,6 +206,7 @@ impl NodeView {
             role: Role::Unknown,
             health: Health::Down,
             reads: Reads::Refused(ReadRefusal::Starting),
+            qualified_since: None,
             lag: None,
             timeline: None,
             lsn: None,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::NodeSettings;
 
+use super::moment::Moment;
 use super::node::{Health, NodeId, NodeView};
 use super::position::{Epoch, Lsn, Timeline};
 
@@ -21,6 +22,8 @@ pub struct Fork {
 pub struct Topology {
     /// Grows with every material change; figures such as lag do not count.
     pub version: u64,
+    /// When it was decided: at most a probe's interval ago, whether anything has changed or not.
+    pub at: Moment,
     /// Grows with every change of primary.
     pub epoch: Epoch,
     /// Who takes writes, also while it is silent and nobody has replaced it.
@@ -47,6 +50,7 @@ impl Topology {
         let nodes = (0..=u16::MAX).zip(nodes).map(|(i, n)| NodeView::unseen(NodeId(i), Arc::new(n.clone())));
         Topology {
             version: 0,
+            at: Moment::default(),
             epoch: Epoch(0),
             primary: None,
             timeline: None,

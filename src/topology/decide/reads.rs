@@ -56,6 +56,7 @@ pub(super) fn judge(state: &mut State, now: Moment, rules: &Rules) {
     }
     for (id, reads, lag) in verdicts {
         let Some(node) = state.nodes.get_mut(id.index()) else { continue };
+        node.qualified_since = reads.ok().and(node.qualified_since.or(Some(now)));
         node.reads = Some(reads.map_or_else(Reads::Refused, |()| Reads::Qualified));
         node.lag = lag;
         if let (Some(latest), Some(timeline)) = (&node.latest, timeline)

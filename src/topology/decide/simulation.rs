@@ -242,6 +242,8 @@ impl World {
                 assert_ne!(view.writable_primary(), Some(node.id));
                 assert!(!node.reads.qualified());
             }
+            assert_eq!(node.qualified_since.is_some(), node.reads.qualified());
+            assert!(node.qualified_since <= Some(view.at) && view.at == self.now);
             if node.reads.qualified() {
                 self.check_reads(view, node);
             }

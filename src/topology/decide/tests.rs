@@ -503,6 +503,22 @@ mod reads {
     }
 
     #[test]
+    fn qualified_since_counts_from_the_last_return() {
+        let mut lab = Lab::healthy();
+        let since = |lab: &Lab| lab.view().node(B).unwrap().qualified_since;
+        let first = since(&lab).unwrap();
+        assert!(first <= lab.now);
+        lab.pass(100);
+        lab.all(200);
+        assert_eq!(since(&lab), Some(first), "another good answer changes nothing");
+        lab.sample(A, primary(1, 100 << 20));
+        lab.sample(B, standby(1, 200, A));
+        assert_eq!((lab.refused(B), since(&lab)), (ReadRefusal::Lagging, None));
+        lab.sample(B, standby(1, 100 << 20, A));
+        assert_eq!(since(&lab), Some(lab.now));
+    }
+
+    #[test]
     fn a_lagging_standby_is_out_and_back_at_once_when_it_has_caught_up() {
         let mut lab = Lab::healthy();
         for step in 1..=11 {
