@@ -5,9 +5,11 @@
 
 mod balance;
 mod target;
+mod why;
 
 pub use balance::{NodeLoad, Rng};
 pub use target::{Policy, Refusal, Target, Wants, still_good, target};
+pub use why::Why;
 
 #[cfg(test)]
 mod tests;
