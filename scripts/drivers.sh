@@ -35,37 +35,49 @@ bindir=${PGSTEER_PGBIN:-$(postgres_bindir)}
 tests=$here/scripts/drivers
 cache=${PGSTEER_DRIVERS_DIR:-${TMPDIR:-/tmp}/pgsteer-drivers}
 mkdir -p "$cache"
-failed=0
+failed=()
+# Seconds for one program of a driver: what hangs must not take the time of the others.
+limit=300
 
 # ---- drivers -----------------------------------------------------------------------------------
 
-python() {
-    if [ ! -e "$cache/venv/ready" ]; then
-        python3 -m venv "$cache/venv" 2>/dev/null || {
-            apt_install python3-venv
-            python3 -m venv --clear "$cache/venv"
-        }
-        "$cache/venv/bin/pip" install -q 'psycopg[binary]' asyncpg >&2 ||
-            die "please make these packages of PyPI available to pip: psycopg[binary] asyncpg"
-        touch "$cache/venv/ready"
-    fi
-    "$cache/venv/bin/python" "$@"
+need_python() {
+    [ ! -e "$cache/venv/ready" ] || return 0
+    python3 -m venv "$cache/venv" 2>/dev/null || {
+        apt_install python3-venv
+        python3 -m venv --clear "$cache/venv"
+    }
+    "$cache/venv/bin/pip" install -q 'psycopg[binary]' asyncpg >&2 || die "no package registry: pip cannot" \
+        "install psycopg[binary] asyncpg; this says nothing about pgsteer"
+    touch "$cache/venv/ready"
 }
 
-node_modules() {
-    if [ ! -d "$cache/node_modules/pg-cursor" ]; then
-        command -v npm >/dev/null || apt_install npm
-        (cd "$cache" && npm install --silent --no-save --prefix . pg pg-cursor pg-copy-streams >&2) ||
-            die "please make these packages available to npm: pg pg-cursor pg-copy-streams"
-    fi
-    printf '%s/node_modules\n' "$cache"
+need_node() {
+    [ ! -d "$cache/node_modules/pg-cursor" ] || return 0
+    command -v npm >/dev/null || apt_install npm
+    (cd "$cache" && npm install --no-audit --no-fund --no-save --prefix . pg pg-cursor pg-copy-streams >&2) ||
+        die "no package registry: npm cannot install pg pg-cursor pg-copy-streams; this says nothing about pgsteer"
 }
 
-jdbc() {
-    [ -e /usr/share/java/postgresql.jar ] || apt_install libpostgresql-jdbc-java
-    command -v javac >/dev/null || apt_install default-jdk-headless
-    java -cp "/usr/share/java/*" "$tests/Jdbc.java" "$@"
+need_jdbc() {
+    local packages=()
+    [ -e /usr/share/java/postgresql.jar ] || packages+=(libpostgresql-jdbc-java)
+    command -v javac >/dev/null || packages+=(default-jdk-headless)
+    [ ${#packages[@]} = 0 ] || (apt_install "${packages[@]}") || die "no package registry: apt cannot install" \
+        "${packages[*]}; this says nothing about pgsteer"
 }
+
+# need_driver NAME: installs what a part runs with, or says why that is not possible. In a subshell, so that the other
+# parts run all the same.
+need_driver() {
+    case $1 in
+        psycopg | asyncpg) (need_python) ;;
+        node) (need_node) ;;
+        jdbc | targets) (need_jdbc) ;;
+    esac
+}
+
+jdbc() { timeout "$limit" java -cp "/usr/share/java/*" "$tests/Jdbc.java" "$@"; }
 
 # ---- one server and one proxy ------------------------------------------------------------------
 
@@ -134,10 +146,9 @@ without_numbers() {
 # run_driver NAME PORT [crowd]
 run_driver() {
     case $1 in
-        psql) libpq_at "$2" "$bindir/psql" -X -a -f "$tests/psql.sql" 2>&1 | without_numbers ;;
-        psycopg) python "$tests/psycopg_test.py" "${@:2}" ;;
-        asyncpg) python "$tests/asyncpg_test.py" "${@:2}" ;;
-        node) node --no-deprecation "$tests/node_test.js" "$2" "$(node_modules)" "${@:3}" ;;
+        psql) libpq_at "$2" timeout "$limit" "$bindir/psql" -X -a -f "$tests/psql.sql" 2>&1 | without_numbers ;;
+        psycopg | asyncpg) timeout "$limit" "$cache/venv/bin/python" "$tests/$1_test.py" "${@:2}" ;;
+        node) timeout "$limit" node --no-deprecation "$tests/node_test.js" "$2" "$cache/node_modules" "${@:3}" ;;
         jdbc) jdbc "${@:2}" ;;
     esac
 }
@@ -147,23 +158,34 @@ comparable() {
     if [ "$mode" = session ]; then cat "$1"; else grep -vE '^(pid|kept) ' "$1"; fi
 }
 
+# fail PART WORD...: notes that this part has failed, and says why.
 fail() {
-    say "$*"
-    failed=1
+    failed+=("$mode/$1")
+    say "$mode mode, $*"
 }
 
-# compare NAME [crowd]: the same program at both ports.
+# run_to FILE NAME PORT [crowd]: what the program prints, in a file; its end is shown when the program fails.
+run_to() {
+    local file=$1 status=0
+    shift
+    run_driver "$@" >"$file" 2>&1 || status=$?
+    if [ $status != 0 ]; then
+        fail "$1" "${3:-}: FAILED with exit status $status, see $file"
+        tail -n 20 "$file" | cut -c 1-300
+    fi
+}
+
+# compare NAME [crowd]: the same program at both ports, once each: whatever differs is a failure.
 compare() {
     local name=$1 file=$cache/$mode-$1${2:+-$2}
-    run_driver "$name" "$server_port" "${@:2}" >"$file.direct" 2>&1 || fail "$name: exit $? directly"
+    run_to "$file.direct" "$name" "$server_port" "${@:2}"
     fresh_database
-    run_driver "$name" "$proxy_port" "${@:2}" >"$file.proxied" 2>&1 || fail "$name: exit $? through pgsteer"
+    run_to "$file.proxied" "$name" "$proxy_port" "${@:2}"
     if diff <(comparable "$file.direct") <(comparable "$file.proxied") >"$file.diff"; then
         say "$mode mode, $name ${2:-}: $(wc -l <"$file.direct") lines, no difference"
     else
-        say "$mode mode, $name ${2:-}: DIFFERENCES, see $file.diff"
-        head -n 40 "$file.diff"
-        failed=1
+        fail "$name" "${2:-}: DIFFERENCES (< directly, > through pgsteer), see $file.diff"
+        head -n 40 "$file.diff" | cut -c 1-300
     fi
 }
 
@@ -174,8 +196,7 @@ expect() {
     if [ "$have" = "$want" ]; then
         say "$what: ok"
     else
-        say "$what: expected $want, got $have"
-        failed=1
+        fail targets "$what: FAILED, expected $want, got $have"
     fi
 }
 
@@ -189,7 +210,7 @@ check_targets() {
             "$bindir/psql" -XAtc 'SHOW transaction_read_only'
     done
     jdbc "$proxy_port" "$standby_port" >"$cache/targets.out" 2>&1 || true
-    diff "$cache/targets.out" - <<'WANT' || failed=1
+    diff "$cache/targets.out" - <<'WANT' || fail targets "pgjdbc: DIFFERENCES (> is what is expected)"
 any: read-only off
 primary: read-only off
 secondary: read-only on
@@ -224,8 +245,7 @@ check_dump() {
             <(grep -v '^\\\(un\)\?restrict' "$cache/$file.sql") >"$cache/$file.diff"; then
             say "dump $file: $(wc -l <"$cache/$file.sql") lines, no difference"
         else
-            say "dump $file: DIFFERENCES, see $cache/$file.diff"
-            failed=1
+            fail dump "$file: DIFFERENCES, see $cache/$file.diff"
         fi
     done
     libpq_at "$server_port" "$bindir/psql" -Xq -d postgres -c 'DROP DATABASE restored WITH (FORCE)'
@@ -246,8 +266,7 @@ check_pgbench() {
             if grep -q 'failed transactions: 0 ' <<<"$out" && ! grep -qiE 'error:|fatal:|it failed' <<<"$out"; then
                 say "$mode mode, pgbench -M $protocol $more: $(sed -n 's/^tps = \([0-9]*\).*/\1 per second/p' <<<"$out"), no error"
             else
-                say "$mode mode, pgbench -M $protocol $more: ERRORS, see $cache/pgbench.out"
-                failed=1
+                fail pgbench "-M $protocol $more: FAILED, see $cache/pgbench.out"
             fi
         done
     done
@@ -255,6 +274,10 @@ check_pgbench() {
 
 # run_part NAME
 run_part() {
+    need_driver "$1" || {
+        fail "$1" "not run for lack of a package registry"
+        return
+    }
     fresh_database
     case $1 in
         psql) compare "$1" ;;
@@ -280,4 +303,4 @@ for mode in "${modes[@]}"; do
     proxy_lives
     stop_proxy
 done
-exit $failed
+[ ${#failed[@]} = 0 ] || die "failed: $(printf '%s\n' "${failed[@]}" | sort -u | tr '\n' ' ')"

@@ -94,22 +94,25 @@ public class Jdbc {
         System.out.println(state(() -> copies.copyIn("COPY jd FROM STDIN", new StringReader("x\n"))));
     }
 
-    static void cancels(Connection connection) throws Exception {
+    static void cancels(Connection connection, String hosts) throws Exception {
         try (Statement statement = connection.createStatement()) {
             statement.setQueryTimeout(1);
-            System.out.println(state(() -> statement.execute("SELECT pg_sleep(20)")));
+            System.out.println(state(() -> statement.execute("SELECT pg_sleep(60)")));
         }
         Statement statement = connection.createStatement();
         Thread thread = new Thread(() -> {
-            try {
-                Thread.sleep(500);
+            // Until the server works on it a statement cannot be cancelled.
+            String runs = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%/* ' || 'jdbc */'";
+            try (Connection other = connect(hosts)) {
+                while (one(other, runs).equals("0"));
                 statement.cancel();
             } catch (Exception error) {
                 System.out.println(error);
             }
         });
         thread.start();
-        System.out.println(state(() -> statement.execute("SELECT pg_sleep(20)")) + " " + one(connection, "SELECT 'alive'"));
+        String sleep = "SELECT pg_sleep(60) /* jdbc */";
+        System.out.println(state(() -> statement.execute(sleep)) + " " + one(connection, "SELECT 'alive'"));
         thread.join();
     }
 
@@ -222,7 +225,7 @@ public class Jdbc {
                 basics(connection);
                 transactions(connection);
                 copies(connection);
-                cancels(connection);
+                cancels(connection, hosts);
                 notifications(connection, hosts);
                 connection.createStatement().execute("DROP TABLE jd");
             }

@@ -50,10 +50,12 @@ async function copies(client) {
 }
 
 async function cancels(client, other) {
-    const sleeping = state(client.query('SELECT pg_sleep(20)'));
-    await new Promise((resolve) => setTimeout(resolve, 500));
-    await other.query('SELECT pg_cancel_backend($1)', [client.processID]);
-    console.log('pid', await sleeping);
+    // In shared backends the process that runs the statement is another one than the client was told.
+    const text = 'SELECT pg_sleep(60) /* node */';
+    const cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE state = 'active' AND query = $1";
+    const sleeping = state(client.query(text));
+    while ((await other.query(cancel, [text])).rowCount === 0);
+    console.log(await sleeping);
     console.log((await client.query("SELECT 'alive' AS a")).rows);
 }
 

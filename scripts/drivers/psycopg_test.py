@@ -126,10 +126,22 @@ def copies(conn):
             print(error, conn.execute("SELECT count(*) FROM ps").fetchone())
 
 
+def cancel_when_it_runs(conn, query):
+    """Until the server works on it a statement cannot be cancelled."""
+    with psycopg.connect(DSN, autocommit=True) as other:
+        runs = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = %s"
+        while not other.execute(runs, (query,)).fetchone()[0]:
+            pass
+    conn.cancel_safe()
+
+
 def cancels(conn):
-    threading.Timer(0.5, conn.cancel_safe).start()
+    query = "SELECT pg_sleep(60) /* psycopg */"
+    canceller = threading.Thread(target=cancel_when_it_runs, args=(conn, query))
     began = time.monotonic()
-    print(sqlstate(lambda: conn.execute("SELECT pg_sleep(20)")), time.monotonic() - began < 15)
+    canceller.start()
+    print(sqlstate(lambda: conn.execute(query)), time.monotonic() - began < 45)
+    canceller.join()
     print(conn.execute("SELECT 'alive'").fetchone())
 
 
@@ -165,7 +177,7 @@ async def asynchronous():
         rows = await (await conn.execute("SELECT generate_series(1, 1000)")).fetchall()
         print(len(rows))
         try:
-            await asyncio.wait_for(conn.execute("SELECT pg_sleep(20)"), 0.5)
+            await asyncio.wait_for(conn.execute("SELECT pg_sleep(60)"), 0.5)
         except (asyncio.TimeoutError, psycopg.errors.QueryCanceled):
             print("timed out", conn.info.transaction_status.name)
 
