@@ -24,9 +24,9 @@ use crate::pool::Registry;
 use crate::reload::Reloader;
 pub use crate::reload::SetLevel;
 use crate::serve::Workers;
+use crate::session::catalogues::{Catalogues, Sources};
 use crate::session::context::Shared;
 use crate::session::directory::{Directory, Signal};
-use crate::session::risks::Catalogue;
 use crate::session::startup::Endpoint;
 use crate::session::verifiers::Verifiers;
 use crate::topology::{EventKind, EventLog, Nudges, Store, Topology};
@@ -98,10 +98,11 @@ impl App {
             tasks.clone(),
         );
         let verifiers = start_lookups(&settings, &store, Arc::clone(&tls), &metrics, &tasks)?;
-        let (catalogue, loader) = Catalogue::new(Arc::clone(&settings), Arc::clone(&store), tls);
+        let sources = Sources { store: Arc::clone(&store), tls, directory: Arc::clone(&directory) };
+        let (catalogues, loader) = Catalogues::new(Arc::clone(&settings), sources);
         tasks.spawn(loader.run(tasks.clone()));
         let shared =
-            Shared { settings, store, nudges, registry, directory, verifiers, catalogue, metrics, tasks };
+            Shared { settings, store, nudges, registry, directory, verifiers, catalogues, metrics, tasks };
         let (commands, orders) = mpsc::channel(COMMANDS);
         let admin = Arc::new(admin_state(&shared, events, commands, worker_count));
         let workers = Workers::start(&shared, &admin).map_err(|error| StartError(error.to_string()))?;

@@ -74,6 +74,7 @@ impl Reloader {
         // Secrets may have changed in the cluster, too: RELOAD is how a DBA says so.
         self.shared.verifiers.forget_all();
         self.shared.registry.forget_secrets();
+        self.shared.catalogues.reloaded();
         Ok(changes)
     }
 }

@@ -22,10 +22,10 @@ use pgsteer::metrics::Metrics;
 use pgsteer::net::listener::{self, Listener};
 use pgsteer::net::tls::ServerTlsContext;
 use pgsteer::pool::Registry;
+use pgsteer::session::catalogues::{Catalogues, Sources};
 use pgsteer::session::context::{Context, Shared};
 use pgsteer::session::directory::Directory;
 use pgsteer::session::login::{self, Outcome};
-use pgsteer::session::risks::Catalogue;
 use pgsteer::session::startup::Endpoint;
 use pgsteer::session::verifiers::Verifiers;
 use pgsteer::topology::{Epoch, Health, NodeId, Nudges, Role, Store, Topology};
@@ -64,7 +64,10 @@ fn shared(node: SocketAddr, mode: PoolMode) -> Shared {
         Arc::clone(&metrics),
         [0; 32],
     );
-    let (catalogue, _) = Catalogue::new(Arc::clone(&settings), Arc::clone(&store), Arc::clone(&tls));
+    let directory = Arc::new(Directory::new(SESSIONS));
+    let sources =
+        Sources { store: Arc::clone(&store), tls: Arc::clone(&tls), directory: Arc::clone(&directory) };
+    let (catalogues, _) = Catalogues::new(Arc::clone(&settings), sources);
     let registry = Registry::new(
         Arc::clone(&settings),
         Arc::clone(&store),
@@ -73,8 +76,7 @@ fn shared(node: SocketAddr, mode: PoolMode) -> Shared {
         Arc::clone(&metrics),
         tasks.clone(),
     );
-    let directory = Arc::new(Directory::new(SESSIONS));
-    Shared { settings, store, nudges, registry, directory, verifiers, catalogue, metrics, tasks }
+    Shared { settings, store, nudges, registry, directory, verifiers, catalogues, metrics, tasks }
 }
 
 /// A server in a thread of its own.

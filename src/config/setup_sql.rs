@@ -57,6 +57,37 @@ pub fn control_grant(role: &str) -> String {
     functions.map(|one| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{one} TO {name};\n")).concat()
 }
 
+/// Lets the role into a database, to read its catalogue.
+pub fn connect_grant(role: &str, database: &str) -> String {
+    format!("GRANT CONNECT ON DATABASE {} TO {};\n", identifier(database), identifier(role))
+}
+
+/// Gives back what PostgreSQL gives everybody: the tables of the catalogue that say what a standby may be asked for.
+pub fn catalogue_grant(role: &str) -> String {
+    const TABLES: [&str; 18] = [
+        "aggregate",
+        "amproc",
+        "attrdef",
+        "attribute",
+        "cast",
+        "class",
+        "constraint",
+        "depend",
+        "inherits",
+        "language",
+        "namespace",
+        "operator",
+        "policy",
+        "proc",
+        "range",
+        "rewrite",
+        "trigger",
+        "type",
+    ];
+    let tables = TABLES.map(|name| format!("pg_catalog.pg_{name}")).join(", ");
+    format!("GRANT SELECT ON {tables} TO {};\n", identifier(role))
+}
+
 /// Lets the role promote a standby, for a planned switchover.
 pub fn promote_grant(role: &str) -> String {
     format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer) TO {};\n", identifier(role))

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::buffer::BufferPool;
+use super::catalogues::Catalogues;
 use super::directory::Directory;
-use super::risks::Catalogue;
 use super::verifiers::Verifiers;
 use crate::config::Settings;
 use crate::drain::Tasks;
@@ -30,8 +30,8 @@ pub struct Shared {
     pub directory: Arc<Directory>,
     /// Secrets of users.
     pub verifiers: Arc<Verifiers>,
-    /// What functions leave in a session.
-    pub catalogue: Arc<Catalogue>,
+    /// What is known of the databases in use.
+    pub catalogues: Arc<Catalogues>,
     /// Figures of the whole process.
     pub metrics: Arc<Metrics>,
     /// Tasks that shutdown waits for.
@@ -52,8 +52,8 @@ pub struct Context {
     pub directory: Arc<Directory>,
     /// Secrets of users.
     pub verifiers: Arc<Verifiers>,
-    /// What functions leave in a session.
-    pub catalogue: Arc<Catalogue>,
+    /// What is known of the databases in use.
+    pub catalogues: Arc<Catalogues>,
     /// This worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Tasks that shutdown waits for.
@@ -72,7 +72,7 @@ impl Context {
             registry: Arc::clone(&shared.registry),
             directory: Arc::clone(&shared.directory),
             verifiers: Arc::clone(&shared.verifiers),
-            catalogue: Arc::clone(&shared.catalogue),
+            catalogues: Arc::clone(&shared.catalogues),
             metrics: shared.metrics.worker(index),
             tasks: shared.tasks.clone(),
             buffers: BufferPool::new(),

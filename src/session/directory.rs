@@ -399,6 +399,11 @@ impl Directory {
         self.sessions().values().find(|entry| entry.pid() == pid && bool::from(entry.key.ct_eq(key))).cloned()
     }
 
+    /// True when a session is logged in to that database.
+    pub fn uses(&self, database: &str) -> bool {
+        self.sessions().values().any(|entry| entry.database == database)
+    }
+
     /// Sends a signal to every session.
     pub fn signal_all(&self, signal: Signal) {
         for entry in self.sessions().values() {

@@ -29,16 +29,16 @@ impl Session {
 
     /// Learns what the functions of the database do, if that is known by now.
     pub(super) fn learn_risks(&mut self) {
-        let version = self.ctx.catalogue.version();
+        let version = self.ctx.catalogues.version();
         if self.state.risks_version() != version {
-            self.state.set_risks(self.ctx.catalogue.get(&self.login.database), version);
+            self.state.set_risks(self.ctx.catalogues.risks(&self.login.database), version);
         }
     }
 
     /// Asks the server what of the session's it still holds.
     pub(super) async fn settle_doubt(&mut self) -> Flow {
         if self.state.take_changed_functions() {
-            self.ctx.catalogue.refresh(&self.login.database).await;
+            self.ctx.catalogues.refresh(&self.login.database).await;
             self.learn_risks();
             self.state.suspect_all_functions();
         }

@@ -288,8 +288,8 @@ impl Session {
         encode::auth_ok(&mut self.replies);
         let timeout = self.ctx.settings.load().cluster.hold_timeout;
         self.logging_in = true;
+        self.ctx.catalogues.first(&self.login.database).await;
         if self.is_sharing() {
-            self.ctx.catalogue.first(&self.login.database).await;
             self.learn_risks();
         }
         let known = self.is_sharing() && self.answer_from_memory();

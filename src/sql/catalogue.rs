@@ -55,6 +55,18 @@ impl Catalogue {
         self.generation
     }
 
+    /// Whether another one gives the same answers, whatever its generation: then verdicts stay good.
+    pub fn answers_as(&self, other: &Self) -> bool {
+        self.schemas == other.schemas
+            && self.functions == other.functions
+            && self.relations == other.relations
+            && self.kinds == other.kinds
+            && self.operators == other.operators
+            && self.attributes == other.attributes
+            && self.overrides == other.overrides
+            && (self.tainted, self.doubts_types) == (other.tainted, other.doubts_types)
+    }
+
     /// Whether some type of the database itself is unsafe. Then a parameter of such a type makes a statement unsafe which does
     /// not name it.
     pub fn doubts_types(&self) -> bool {

@@ -58,7 +58,7 @@ pub struct Source {
 }
 
 /// The functions and relations of one database whose use may leave something.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Risks(HashMap<Box<[u8]>, Hidden>);
 
 impl Risks {

@@ -1,9 +1,8 @@
 //! The catalogue queries on a real server: what they find decides whether a statement may go to a standby, and the standby
 //! itself is asked whether that was right.
 
-use pgsteer::sql::catalogue::{
-    Catalogue, Facts, Function, Node, Operator, Overrides, Relation, Type, Use, Used, queries,
-};
+use pgsteer::session::catalogues::facts;
+use pgsteer::sql::catalogue::{Catalogue, Overrides};
 use pgsteer::sql::judge::{Context, Encoding, Verdict, judge};
 use tokio_postgres::{Client, Config, Row};
 
@@ -72,43 +71,6 @@ fn login(cluster: &TestCluster, node: usize, user: &str, password: &str) -> Conf
 /// Every row of a query, read by `read`.
 async fn rows<T>(client: &Client, sql: &str, read: impl Fn(&Row) -> T) -> Vec<T> {
     client.query(sql, &[]).await.unwrap().iter().map(read).collect()
-}
-
-async fn facts(client: &Client) -> Facts {
-    Facts {
-        functions: rows(client, queries::FUNCTIONS, |row| Function {
-            oid: row.get(0),
-            schema: row.get(1),
-            name: row.get(2),
-            is_volatile: row.get(3),
-            takes_row: row.get(4),
-        })
-        .await,
-        relations: rows(client, queries::RELATIONS, |row| Relation {
-            oid: row.get(0),
-            schema: row.get(1),
-            name: row.get(2),
-            kind: row.get::<_, String>(3).chars().next().unwrap(),
-            is_unlogged: row.get(4),
-        })
-        .await,
-        types: rows(client, queries::TYPES, |row| Type {
-            oid: row.get(0),
-            schema: row.get(1),
-            name: row.get(2),
-        })
-        .await,
-        operators: rows(client, queries::OPERATORS, |row| Operator { oid: row.get(0), name: row.get(1) })
-            .await,
-        uses: rows(client, queries::USES, |row| {
-            let used = match row.get::<_, Option<String>>(4) {
-                Some(name) => Used::Builtin { name, is_volatile: row.get(5) },
-                None => Used::Node(Node::of(row.get(2), row.get(3)).unwrap()),
-            };
-            Use { user: Node::of(row.get(0), row.get(1)).unwrap(), used }
-        })
-        .await,
-    }
 }
 
 /// `read`, or the label of the reason why not.
@@ -200,7 +162,7 @@ async fn what_the_catalogue_calls_a_read_runs_on_a_standby() {
     // The monitor's role owns nothing and may read no table: the catalogue is open to all.
     let logins = cluster.logins();
     let monitor = connect(&login(&cluster, 0, pgsteer::demo::setup::MONITOR, &logins.monitor)).await.unwrap();
-    let facts = facts(&monitor).await;
+    let facts = facts(&monitor).await.unwrap();
     let catalogue = Catalogue::new(&facts, Overrides::default(), 1);
     let app = connect(&login(&cluster, 1, "app", &logins.app)).await.unwrap();
     for sql in READS {

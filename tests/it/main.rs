@@ -11,6 +11,7 @@
 mod auth;
 mod basic;
 mod catalogue;
+mod catalogues;
 mod check;
 mod columns;
 mod demo;
