@@ -166,6 +166,8 @@ impl Default for Route {
             split: Split::Declared,
             consistency: Consistency::Session,
             database_suffix: String::new(),
+            zone: None,
+            slow_start: Duration::from_secs(10),
             read_functions: Vec::new(),
             write_functions: Vec::new(),
         }

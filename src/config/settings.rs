@@ -379,6 +379,10 @@ pub struct Route {
     pub consistency: Consistency,
     /// Suffix of a database name that makes the session read-only; empty: none.
     pub database_suffix: String,
+    /// The proxy's own availability zone, whose standbys come first; `None`: all alike.
+    pub zone: Option<String>,
+    /// How long the share of a standby that has just qualified grows.
+    pub slow_start: Duration,
     /// Functions to be taken as reads.
     pub read_functions: Vec<String>,
     /// Functions to be taken as writes.

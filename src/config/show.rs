@@ -235,6 +235,8 @@ fn rest(lines: &mut Lines, settings: &Settings) {
     };
     lines.put("route.consistency", consistency);
     lines.put("route.database_suffix", &route.database_suffix);
+    lines.put("route.zone", route.zone.as_deref().unwrap_or_default());
+    lines.put("route.slow_start", format_duration(route.slow_start));
     lines.list("route.read_functions", &route.read_functions);
     lines.list("route.write_functions", &route.write_functions);
     lines.put("retry.reads", retry.reads);

@@ -422,7 +422,6 @@ fn nodes_that_contradict() {
 const NOT_BUILT: &str = r#"
 [[cluster.node]]
 address = "a"
-zone = "west"
 [auth]
 source = "passthrough"
 [pool]
@@ -443,16 +442,15 @@ listen = true
 #[test]
 fn what_is_not_built_is_refused() {
     assert_snapshot!(errors(NOT_BUILT), @r#"
-    proxy.toml:4: cluster.node[0].zone: a zone is not available in this version; leave the line out
-    proxy.toml:6: auth.source: "passthrough" is not available in this version; write "query" or "static"
-    proxy.toml:11: route.split: "auto" is not available in this version; write "declared" or "off"
-    proxy.toml:12: route.consistency: "eventual" is not available in this version; write "session" or leave the line out
-    proxy.toml:13: route.read_functions: a list of functions is not available in this version; write [] or leave the line out
-    proxy.toml:14: route.write_functions: a list of functions is not available in this version; write [] or leave the line out
-    proxy.toml:16: retry.reads: false is not available in this version; write true or leave the line out
-    proxy.toml:17: retry.transactions: true is not available in this version; write false or leave the line out
-    proxy.toml:18: retry.resolve_commit: true is not available in this version; write false or leave the line out
-    proxy.toml:19: retry.listen: true is not available in this version; write false or leave the line out
+    proxy.toml:5: auth.source: "passthrough" is not available in this version; write "query" or "static"
+    proxy.toml:10: route.split: "auto" is not available in this version; write "declared" or "off"
+    proxy.toml:11: route.consistency: "eventual" is not available in this version; write "session" or leave the line out
+    proxy.toml:12: route.read_functions: a list of functions is not available in this version; write [] or leave the line out
+    proxy.toml:13: route.write_functions: a list of functions is not available in this version; write [] or leave the line out
+    proxy.toml:15: retry.reads: false is not available in this version; write true or leave the line out
+    proxy.toml:16: retry.transactions: true is not available in this version; write false or leave the line out
+    proxy.toml:17: retry.resolve_commit: true is not available in this version; write false or leave the line out
+    proxy.toml:18: retry.listen: true is not available in this version; write false or leave the line out
     "#);
     let defaults = "[route]\nconsistency = \"session\"\nread_functions = []\n[retry]\nreads = true\n[limits]\nclient_write_timeout = \"60s\"\n[pool]\nsize = 1";
     assert_eq!(
@@ -547,6 +545,8 @@ method = "password"
 [[listen]]
 address = "a:1"
 tls = { cert = "c.pem", key = "k.pem" }
+[route]
+zone = "west"
 "#;
     let warnings = read_with(text, &[]).unwrap().warnings;
     let shown: Vec<String> = warnings.iter().map(ToString::to_string).collect();
@@ -555,6 +555,7 @@ tls = { cert = "c.pem", key = "k.pem" }
     proxy.toml:6: cluster.monitor.password_file: open.pass is open to every user of this machine; chmod 600 open.pass
     proxy.toml:8: auth.rule[0].method: "password" may be sent in clear; write type = "hostssl"
     proxy.toml:11: listen[0].tls.mode: is "off", so the certificates are not used; write "allow" or "require"
+    proxy.toml:13: route.zone: is the zone of no node; give it to one in [[cluster.node]]
     "#);
 }
 

@@ -4,6 +4,7 @@
 //! nor allocates. There is no process-wide state: two [`Metrics`] in one process know nothing of each other.
 //! What is measured is named in [`catalogue`]; this module must not know who measures it.
 
+mod average;
 pub mod catalogue;
 mod latency;
 mod render;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use average::{Average, Reading};
 pub use catalogue::{Counter, Gauge, Latency};
 pub use latency::{QUANTILES, Summary};
 

@@ -24,7 +24,7 @@ use super::reset::{Dirty, Wash, reset};
 use super::rows::{BackendRow, BackendState, PoolRow};
 use crate::config::Settings;
 use crate::drain::Tasks;
-use crate::metrics::{BackendFigures, Counter, Metrics};
+use crate::metrics::{Average, BackendFigures, Counter, Metrics, Reading};
 use crate::net::tls::ServerTlsContext;
 use crate::net::{DialError, dial};
 use crate::topology::{NodeId, Nudge, Nudges, Store};
@@ -48,6 +48,10 @@ pub struct Registry {
     pub(super) work: Notify,
     backends: Mutex<HashMap<u64, Arc<Info>>>,
     in_flight: Box<[AtomicUsize]>,
+    /// How long statements take, per node.
+    latencies: Box<[Average]>,
+    /// What the ages of those are counted from.
+    origin: Instant,
     /// Backends that sessions of transaction mode keep, by what `pool.size` counts.
     pinned: Mutex<HashMap<(NodeId, String, String), usize>>,
     /// The largest of those, so that sessions far from the limit need not look.
@@ -103,6 +107,8 @@ impl Registry {
             work: Notify::new(),
             backends: Mutex::default(),
             in_flight: (0..nodes).map(|_| AtomicUsize::new(0)).collect(),
+            latencies: (0..nodes).map(|_| Average::default()).collect(),
+            origin: Instant::now(),
             pinned: Mutex::default(),
             most_pinned: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
@@ -297,6 +303,23 @@ impl Registry {
     /// Backends of `node` that sessions hold now.
     pub fn in_flight(&self, node: NodeId) -> usize {
         self.in_flight.get(node.index()).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// `node` has answered a statement that was sent at `began`, just now.
+    pub fn note_statement(&self, node: NodeId, began: Instant, now: Instant) {
+        if let Some(latency) = self.latencies.get(node.index()) {
+            latency.record(now.saturating_duration_since(began), self.millis(now));
+        }
+    }
+
+    /// How long statements take at `node`, when any have been sent there.
+    pub fn latency(&self, node: NodeId, now: Instant) -> Option<Reading> {
+        self.latencies.get(node.index())?.read(self.millis(now))
+    }
+
+    /// Wraps after 49 days, as those who count by it expect.
+    fn millis(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.origin).as_millis() as u32
     }
 
     /// A fresh number for a backend, which is from now on in [`Registry::backend_rows`].

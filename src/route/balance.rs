@@ -1,14 +1,53 @@
-//! Among fit nodes, which: two at random by weight, the less busy of them.
+//! Among fit standbys, which: one drawn by how much it can take, unless another drawn so is much less laden.
 //!
-//! Power of two choices spreads as well as "least busy of all" without the herd that follows when all threads see
-//! the same least busy node.
+//! In: the fit nodes, and for each what the pools know of it ([`Load`]). Out: one of them. The draw goes by *capacity*, a
+//! node's weight by its latency: so shares are right when nothing is in flight, too. Nodes that get work in these shares
+//! have as much in flight as one another (by weight): who has more is *laden* and gives way to the second one drawn. Two
+//! choices spread as well as "least laden of all", without the herd that follows when all threads see the same least laden
+//! node. Pure: figures and their ages come in; it reads no clock.
 
-use crate::topology::{NodeId, NodeView};
+use std::time::Duration;
 
-/// How busy a node is, as pools count it.
+use crate::metrics::Reading;
+use crate::topology::{Moment, NodeId, NodeView, Topology};
+
+use super::target::Policy;
+
+/// Nodes looked at for one choice. Of more fit ones, so many in a row from a random one on: two are drawn in the end.
+const FIELD: usize = 16;
+/// A latency counts as at least this, microseconds: below it, networks and chance tell the nodes apart.
+const LATENCY_MIN: f32 = 250.0;
+/// A node so many times slower than the best fit one gets no work that another can take, until its figure has faded: then
+/// it is tried again, with little.
+const SLOW: f32 = 4.0;
+/// A session leaves its standby when another is so many times less laden: its settings and statements have to be made
+/// again there.
+const STICKY: f32 = 4.0;
+/// A standby that has just qualified starts with this part of its weight: caches and connections are cold.
+const START: f32 = 0.05;
+
+/// What is known of a node's load.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Backends that sessions hold.
+    pub in_flight: usize,
+    /// How long its statements take; `None` while nothing is known.
+    pub latency: Option<Reading>,
+}
+
+/// How laden nodes are, as pools and sessions count it.
 pub trait NodeLoad {
-    /// Backends of `node` that sessions hold now.
-    fn in_flight(&self, node: NodeId) -> usize;
+    /// The load of `node` now.
+    fn load(&self, node: NodeId) -> Load;
+}
+
+/// The part of the reads that a standby is to get.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// The standby; one that is not listed gets none.
+    pub node: NodeId,
+    /// More than 0 and at most 1; all together are 1. What is in flight moves single choices away from it.
+    pub part: f32,
 }
 
 /// A small, fast source of numbers that only have to be spread (SplitMix64); never for secrets.
@@ -36,33 +75,144 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`; 0 when `bound` is 0.
-    fn below(&mut self, bound: u64) -> u64 {
-        // The high half of the product: as even as needed for any bound far below 2^64, and no division.
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    /// A number from 0 to below 1.
+    pub(super) fn part(&mut self) -> f32 {
+        // As many bits as a float holds exactly.
+        (self.next() >> 40) as f32 / (1u32 << 24) as f32
     }
 }
 
-/// One of `nodes` by weight, without `except`.
-fn draw<'a>(nodes: &[&'a NodeView], except: Option<NodeId>, rng: &mut Rng) -> Option<&'a NodeView> {
-    let weight = |n: &NodeView| if Some(n.id) == except { 0 } else { u64::from(n.spec.weight.max(1)) };
-    let total = nodes.iter().map(|n| weight(n)).sum();
-    let mut ticket = rng.below(total);
-    nodes.iter().copied().find(|n| {
-        let w = weight(n);
-        let hit = ticket < w;
-        ticket = ticket.saturating_sub(w);
-        hit
-    })
+/// A fit node.
+#[derive(Clone, Copy, Debug, Default)]
+struct Candidate {
+    node: u16,
+    near: bool,
+    /// Far slower than the best, by what is still believed.
+    slow: bool,
+    /// How many times slower, if it is that; else 1.
+    slowness: f32,
+    in_flight: f32,
+    weight: f32,
+    /// As it was measured; 0 is unknown.
+    micros: f32,
+    /// As far as it is still believed.
+    faded: f32,
+    /// What it can take. 0: no part in this choice.
+    capacity: f32,
 }
 
-/// The less busy (in relation to its weight) of two nodes drawn by weight; `None` when there is none.
-pub(super) fn pick<'a>(nodes: &[&'a NodeView], load: &dyn NodeLoad, rng: &mut Rng) -> Option<&'a NodeView> {
-    let first = draw(nodes, None, rng)?;
-    let Some(second) = draw(nodes, Some(first.id), rng) else { return Some(first) };
-    // Cross-multiplied in place of a division; the node about to be chosen counts the newcomer.
-    let busy = |n: &NodeView, other: &NodeView| {
-        (load.in_flight(n.id) as u64 + 1).saturating_mul(u64::from(other.spec.weight.max(1)))
+impl Candidate {
+    fn of(view: &NodeView, at: Moment, policy: &Policy<'_>, load: Load) -> Self {
+        let latency = |value: f32| value.max(LATENCY_MIN);
+        Candidate {
+            node: view.id.0,
+            near: policy.zone.is_some() && view.spec.zone.as_deref() == policy.zone,
+            slow: false,
+            slowness: 1.0,
+            in_flight: load.in_flight as f32,
+            weight: view.spec.weight.max(1) as f32 * warmth(view, at, policy.slow_start),
+            micros: load.latency.map_or(0.0, |reading| latency(reading.micros)),
+            faded: load.latency.map_or(0.0, |reading| latency(reading.faded())),
+            capacity: 0.0,
+        }
+    }
+
+    /// How laden it would be with `more` on top. Latency has its say in the draw already, except of the far slower.
+    fn laden(&self, more: f32) -> f32 {
+        (self.in_flight + more) * self.slowness / self.weight
+    }
+}
+
+/// From [`START`] to 1 while the time since it qualified goes from 0 to `slow_start`.
+fn warmth(view: &NodeView, at: Moment, slow_start: Duration) -> f32 {
+    let Some(since) = view.qualified_since else { return 1.0 };
+    let served = at.since(since);
+    if served >= slow_start { 1.0 } else { served.div_duration_f32(slow_start).max(START) }
+}
+
+/// Finds out what each can take, and who is in this choice at all.
+fn weigh(field: &mut [Candidate]) {
+    let known = field.iter().map(|one| one.micros).filter(|micros| *micros > 0.0);
+    let best = known.fold(f32::INFINITY, f32::min);
+    let best = if best.is_finite() { best } else { LATENCY_MIN };
+    // Who is near comes first, as long as one of them is no slow node, nor one that is only tried again.
+    let near_only = field.iter().any(|one| one.near && one.micros <= SLOW * best);
+    for one in field {
+        let latency = one.faded.max(best);
+        one.slow = latency > SLOW * best;
+        one.slowness = if one.slow { latency / best } else { 1.0 };
+        one.capacity = if near_only && !one.near { 0.0 } else { one.weight / latency };
+    }
+}
+
+/// One of them by capacity; `None` when none of them may be drawn.
+fn draw<'a>(
+    field: &'a [Candidate],
+    may: impl Fn(&Candidate) -> bool,
+    rng: &mut Rng,
+) -> Option<&'a Candidate> {
+    let drawn = || field.iter().filter(|one| one.capacity > 0.0 && may(one));
+    let mut ticket = rng.part() * drawn().map(|one| one.capacity).sum::<f32>();
+    let hit = drawn().find(|one| {
+        ticket -= one.capacity;
+        ticket < 0.0
+    });
+    // Sums of floats may miss the end by a hair.
+    hit.or_else(|| drawn().last())
+}
+
+fn choose(field: &[Candidate], current: Option<NodeId>, rng: &mut Rng) -> Option<NodeId> {
+    let kept = field.iter().find(|one| Some(NodeId(one.node)) == current && one.capacity > 0.0 && !one.slow);
+    let first = match kept {
+        Some(kept) => kept,
+        None => draw(field, |one| !one.slow, rng)?,
     };
-    Some(if busy(second, first) < busy(first, second) { second } else { first })
+    let hold = if kept.is_some() { STICKY } else { 1.0 };
+    let second = draw(field, |one| one.node != first.node, rng);
+    // The node about to be chosen counts the newcomer. With nothing in flight at the first, the draw stands.
+    let better = second.filter(|second| second.laden(1.0) * hold <= first.laden(0.0));
+    Some(NodeId(better.unwrap_or(first).node))
+}
+
+/// The standby for a session that was at `current`, of those that are `fit`; `None` when none is. It stays where it is
+/// unless that is slow or another is much less laden.
+pub(super) fn pick(
+    topology: &Topology,
+    policy: &Policy<'_>,
+    mut fit: impl FnMut(&NodeView) -> bool,
+    current: Option<NodeId>,
+    load: &dyn NodeLoad,
+    rng: &mut Rng,
+) -> Option<NodeId> {
+    let nodes = &topology.nodes;
+    // With few nodes the order is of no importance, and no number is drawn.
+    let start = match current {
+        _ if nodes.len() <= FIELD => 0,
+        Some(current) => current.index(),
+        None => (rng.part() * nodes.len() as f32) as usize,
+    };
+    let (before, from) = nodes.split_at(start.min(nodes.len()));
+    let mut field = [Candidate::default(); FIELD];
+    let mut count = 0;
+    for (slot, view) in field.iter_mut().zip(from.iter().chain(before).filter(|view| fit(view))) {
+        *slot = Candidate::of(view, topology.at, policy, load.load(view.id));
+        count += 1;
+    }
+    let field = field.get_mut(..count)?;
+    if let [only] = field {
+        return Some(NodeId(only.node));
+    }
+    weigh(field);
+    choose(field, current, rng)
+}
+
+/// What part of the reads each standby is to get, for people: in the order of the nodes.
+pub fn shares(topology: &Topology, policy: &Policy<'_>, load: &dyn NodeLoad) -> Vec<Share> {
+    let fit = topology.read_nodes();
+    let mut field: Vec<_> =
+        fit.map(|view| Candidate::of(view, topology.at, policy, load.load(view.id))).collect();
+    weigh(&mut field);
+    field.retain(|one| one.capacity > 0.0 && !one.slow);
+    let all: f32 = field.iter().map(|one| one.capacity).sum();
+    field.iter().map(|one| Share { node: NodeId(one.node), part: one.capacity / all }).collect()
 }

@@ -7,9 +7,11 @@ mod balance;
 mod target;
 mod why;
 
-pub use balance::{NodeLoad, Rng};
+pub use balance::{Load, NodeLoad, Rng, Share, shares};
 pub use target::{Policy, Refusal, Target, Wants, still_good, target};
 pub use why::Why;
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

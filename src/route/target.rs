@@ -1,5 +1,7 @@
 //! The choice of a node for a session, and whether a choice made earlier still stands.
 
+use std::time::Duration;
+
 use crate::config::Fallback;
 use crate::topology::{Epoch, Health, NodeId, NodeView, ReadRefusal, Reads, Role, Topology};
 
@@ -42,21 +44,24 @@ pub enum Refusal {
 }
 
 /// What the configuration says about choosing.
-#[derive(Clone, Debug)]
-pub struct Policy {
+#[derive(Clone, Copy, Debug)]
+pub struct Policy<'a> {
     /// When no standby qualifies.
     pub fallback: Fallback,
     /// Prefer nodes of this zone when one qualifies; `None`: all alike.
-    pub zone: Option<String>,
+    pub zone: Option<&'a str>,
+    /// How long the share of a standby that has just qualified grows.
+    pub slow_start: Duration,
 }
 
-/// The node for a session that `wants` this; `current` is kept while it is as good as any.
+/// The node for a session that `wants` this; `current` is kept while it qualifies, unless it has become far slower than
+/// another or far more laden.
 ///
 /// A standby's verdict outlives the primary for a while (`frozen_limit`), so reads go on during a failover.
 pub fn target(
     wants: Wants,
     topology: &Topology,
-    policy: &Policy,
+    policy: &Policy<'_>,
     current: Option<NodeId>,
     load: &dyn NodeLoad,
     rng: &mut Rng,
@@ -69,20 +74,13 @@ pub fn target(
 
 fn standby(
     topology: &Topology,
-    policy: &Policy,
+    policy: &Policy<'_>,
     current: Option<NodeId>,
     load: &dyn NodeLoad,
     rng: &mut Rng,
 ) -> Result<Target, Refusal> {
-    let fit: Vec<&NodeView> = topology.read_nodes().collect();
-    if let Some(node) = fit.iter().find(|n| Some(n.id) == current) {
-        return Ok(Target::Standby(node.id));
-    }
-    let near: Vec<&NodeView> =
-        fit.iter().copied().filter(|n| policy.zone.is_some() && n.spec.zone == policy.zone).collect();
-    let choice = if near.is_empty() { &fit } else { &near };
-    if let Some(node) = pick(choice, load, rng) {
-        return Ok(Target::Standby(node.id));
+    if let Some(node) = pick(topology, policy, |node| node.reads.qualified(), current, load, rng) {
+        return Ok(Target::Standby(node));
     }
     match policy.fallback {
         Fallback::Error => Err(Refusal::NoStandby),

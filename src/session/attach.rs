@@ -14,7 +14,7 @@ use super::run::{Attached, End, Flow, Session};
 use super::share::Home;
 use crate::metrics::{Counter, Gauge, Latency};
 use crate::pool::{Backend, LeaseError, Registry, Verdict};
-use crate::route::{self, NodeLoad, Policy, Refusal, Rng, Target, Wants};
+use crate::route::{self, Load, NodeLoad, Policy, Refusal, Rng, Target, Wants};
 use crate::topology::{Health, NodeId, Nudge, Role, Topology};
 use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
@@ -226,11 +226,15 @@ impl Session {
 
     fn target(&self, topology: &Topology) -> Result<Target, Refusal> {
         let settings = self.ctx.settings.load();
-        let policy = Policy { fallback: settings.cluster.fallback, zone: None };
+        let policy = Policy {
+            fallback: settings.cluster.fallback,
+            zone: settings.route.zone.as_deref(),
+            slow_start: settings.route.slow_start,
+        };
         let last = self.home.as_deref().map(Home::node);
         let current = self.attached.as_ref().map(|attached| attached.node).or(last);
         let mut rng = Rng::from_system();
-        route::target(self.login.wants, topology, &policy, current, &Load(&self.ctx.registry), &mut rng)
+        route::target(self.login.wants, topology, &policy, current, &Loads::now(&self.ctx.registry), &mut rng)
     }
 
     fn may_wait_for_standby(&self) -> bool {
@@ -375,12 +379,21 @@ pub(super) fn is_lost(topology: &Topology, node: NodeId, wants: Wants) -> bool {
     gone || (wants == Wants::Primary && topology.writable_primary() != Some(node))
 }
 
-/// What the balancing among standbys weighs: leases and openings under way.
-struct Load<'a>(&'a Registry);
+/// What the balancing among standbys weighs, at one instant.
+struct Loads<'a> {
+    registry: &'a Registry,
+    now: Instant,
+}
 
-impl NodeLoad for Load<'_> {
-    fn in_flight(&self, node: NodeId) -> usize {
-        self.0.in_flight(node)
+impl<'a> Loads<'a> {
+    fn now(registry: &'a Registry) -> Self {
+        Self { registry, now: Instant::now() }
+    }
+}
+
+impl NodeLoad for Loads<'_> {
+    fn load(&self, node: NodeId) -> Load {
+        Load { in_flight: self.registry.in_flight(node), latency: self.registry.latency(node, self.now) }
     }
 }
 

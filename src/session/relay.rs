@@ -455,8 +455,11 @@ impl Session {
         let Some(attached) = self.attached.as_ref() else { return };
         attached.backend.note_prepared(self.state.prepared_on_backend());
         if let Some(began) = self.began.take() {
-            let standby = attached.endpoint_standby;
-            self.ctx.metrics.record_statement(attached.node.index(), standby, began.elapsed());
+            let (standby, now) = (attached.endpoint_standby, Instant::now());
+            self.ctx.metrics.record_statement(attached.node.index(), standby, now - began);
+            if !attached.on_primary {
+                self.ctx.registry.note_statement(attached.node, began, now);
+            }
         }
         if self.state.is_quiet() {
             self.entry.set_active(false);

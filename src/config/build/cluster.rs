@@ -6,7 +6,7 @@ use super::super::problem::Place;
 use super::super::raw::Section;
 use super::super::settings::{Cluster, Fallback, Monitor, NodeAddress, NodeSettings, ServerTls, TlsMode};
 use super::super::units::{format_duration, parse_node_address};
-use super::{WAIT, WAIT_OR_NONE, not_yet};
+use super::{WAIT, WAIT_OR_NONE};
 
 /// Nodes of a cluster; each has a prober and a row in every table.
 const MAX_NODES: usize = 64;
@@ -101,9 +101,6 @@ fn node(block: &Section<'_>) -> Option<NodeSettings> {
             .error("name", format!("is not a name; write up to {MAX_NAME} bytes without control characters"));
     }
     let (zone, replication_address) = (block.some_text("zone"), block.some_text("replication_address"));
-    if zone.is_some() {
-        not_yet(block, "zone", "a zone", "leave the line out");
-    }
     let address: NodeAddress = block.parsed("address", parse_node_address)?;
     let name = name.unwrap_or_else(|| address.to_string());
     let weight = u32::try_from(weight).unwrap_or(u32::MAX);

@@ -49,6 +49,10 @@ pub(super) fn settings(root: &Section<'_>, source: Option<PathBuf>) -> Settings 
         source,
     };
     auth::needs(&root.block("auth"), &settings);
+    let zone = &settings.route.zone;
+    if zone.is_some() && settings.cluster.nodes.iter().all(|node| node.zone != *zone) {
+        root.block("route").warning("zone", "is the zone of no node; give it to one in [[cluster.node]]");
+    }
     settings
 }
 
@@ -132,6 +136,8 @@ fn route(route: &Section<'_>) -> Route {
         split,
         consistency,
         database_suffix: route.text("database_suffix").unwrap_or(d.database_suffix),
+        zone: route.some_text("zone"),
+        slow_start: route.duration("slow_start", d.slow_start, WAIT_OR_NONE),
         read_functions: functions("read_functions", &d.read_functions),
         write_functions: functions("write_functions", &d.write_functions),
     }
