@@ -155,7 +155,7 @@ fn readyz(state: &AdminState) -> Response<Full<Bytes>> {
 }
 
 fn metrics(state: &AdminState) -> Response<Full<Bytes>> {
-    let body = state.metrics.render();
+    let body = state.render_metrics();
     response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
 }
 

@@ -65,6 +65,14 @@ pub struct Readiness {
 }
 
 impl AdminState {
+    /// All figures as Prometheus' text, with those that are made when they are asked for.
+    pub fn render_metrics(&self) -> String {
+        for (node, figures) in report::loads(self).into_iter().enumerate() {
+            self.metrics.set_load(node, figures);
+        }
+        self.metrics.render()
+    }
+
     /// Whether clients can be served now: the listeners accept and a primary takes writes.
     pub fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();

@@ -6,13 +6,18 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::AdminState;
+use crate::metrics::LoadFigures;
 use crate::pool::PoolRow;
+use crate::route::{self, Load, Policy};
 use crate::topology::{Event, NodeView, Reads, Topology};
 
 /// Events in the document: enough for the story of a failover of a small cluster.
 const EVENTS_MAX: usize = 50;
+/// A latency that is older says nothing about now: of a primary, for example, that was a standby once.
+const LATENCY_AGE_MAX: Duration = Duration::from_mins(1);
 
 /// Everything about the nodes at one instant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +85,12 @@ pub struct NodeReport {
     pub probe_ms: Option<f64>,
     /// Its share of the reads.
     pub weight: u32,
+    /// Backends that sessions hold.
+    pub in_flight: u64,
+    /// Average time of its statements as a standby; null is unknown.
+    pub latency_ms: Option<f64>,
+    /// The part of the reads it is to get, by weight, latency and zone: 0 to 1.
+    pub read_share: f64,
     /// Its availability zone.
     pub zone: Option<String>,
 }
@@ -106,7 +117,7 @@ impl Report {
         Self {
             pgsteer: env!("CARGO_PKG_VERSION").to_owned(),
             // To the millisecond: rates are made from two of them.
-            uptime_s: (state.started.elapsed().unwrap_or_default().as_secs_f64() * 1000.0).round() / 1000.0,
+            uptime_s: thousandths(state.started.elapsed().unwrap_or_default().as_secs_f64()),
             epoch: topology.epoch.0,
             topology_version: topology.version,
             primary: primary(&topology).map(|node| node.name().to_owned()),
@@ -152,6 +163,9 @@ impl NodeReport {
             started_at: node.start_time.and_then(from_micros).map(rfc3339),
             probe_ms: node.probe_time.map(millis),
             weight: node.spec.weight,
+            in_flight: counts.load.in_flight,
+            latency_ms: counts.load.latency.map(|latency| thousandths(latency.as_secs_f64() * 1000.0)),
+            read_share: thousandths(f64::from(counts.load.read_share)),
             zone: node.spec.zone.clone(),
         }
     }
@@ -168,9 +182,28 @@ impl EventReport {
     }
 }
 
+/// How laden the nodes are and what part of the reads each is to get, in their order.
+pub fn loads(state: &AdminState) -> Vec<LoadFigures> {
+    let (topology, settings, now) = (state.store.load(), state.settings.load(), Instant::now());
+    let registry = &state.registry;
+    let load = |node| Load { in_flight: registry.in_flight(node), latency: registry.latency(node, now) };
+    let shares = route::shares(&topology, &Policy::of(&settings), &load);
+    let figures = |node: &NodeView| {
+        let Load { in_flight, latency } = load(node.id);
+        let latency = latency.filter(|reading| reading.age <= LATENCY_AGE_MAX);
+        LoadFigures {
+            in_flight: in_flight as u64,
+            latency: latency.map(|reading| Duration::from_micros(reading.micros as u64)),
+            read_share: shares.iter().find(|share| share.node == node.id).map_or(0.0, |share| share.part),
+        }
+    };
+    topology.nodes.iter().map(figures).collect()
+}
+
 /// What runs on one node.
 #[derive(Debug, Clone, Copy, Default)]
 struct NodeCounts {
+    load: LoadFigures,
     sessions: u64,
     backends: u64,
     statements: u64,
@@ -186,11 +219,13 @@ impl Counts {
     fn of(state: &AdminState, nodes: usize) -> Self {
         let pools = state.registry.rows();
         let sessions = state.directory.rows();
+        let loads = loads(state);
         let node = |index: usize| {
             let statements = state.metrics.statements(index);
             let open = |pool: &PoolRow| pool.active + pool.idle + pool.closing;
             let backends: usize = pools.iter().filter(|pool| pool.key.node.index() == index).map(open).sum();
             NodeCounts {
+                load: loads.get(index).copied().unwrap_or_default(),
                 statements: statements.primary + statements.standby,
                 backends: backends as u64,
                 sessions: sessions.iter().filter(|row| row.node.is_some_and(|id| id.index() == index)).count()
@@ -212,6 +247,10 @@ fn millis(span: Duration) -> f64 {
 
 fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
+}
+
+fn thousandths(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }
 
 /// `server_version_num` for people: 150020 is 15.20.

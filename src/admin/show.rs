@@ -88,6 +88,9 @@ const NODES: &[Column] = &[
     Column::time("started_at"),
     Column::float("probe_ms"),
     Column::int("weight"),
+    Column::int("in_flight"),
+    Column::float("latency_ms"),
+    Column::float("read_share"),
     Column::text("zone"),
     Column::text("reason"),
 ];
@@ -118,6 +121,9 @@ fn nodes(state: &AdminState) -> Vec<Row> {
                 Cell::or_null(started, Cell::Time),
                 Cell::or_null(node.probe_ms, Cell::Float),
                 Cell::count(node.weight),
+                Cell::count(node.in_flight),
+                Cell::or_null(node.latency_ms, Cell::Float),
+                Cell::Float(node.read_share),
                 Cell::or_null(node.zone, Cell::Text),
                 Cell::Text(reason),
             ]
@@ -305,7 +311,7 @@ const STATS: &[Column] = &[Column::text("metric"), Column::text("labels"), Colum
 
 /// The same figures as /metrics, so that there is one list of names.
 fn stats(state: &AdminState) -> Vec<Row> {
-    state.metrics.render().lines().filter_map(sample).collect()
+    state.render_metrics().lines().filter_map(sample).collect()
 }
 
 /// A line `name{labels} value` of Prometheus' text format; `None` for comments.

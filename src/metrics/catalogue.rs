@@ -343,6 +343,14 @@ pub(super) const NODE_LAG_BYTES: Family =
     gauge("pgsteer_node_lag_bytes", "Replication lag in bytes of WAL; absent while unknown");
 pub(super) const NODE_TIMELINE: Family =
     gauge("pgsteer_node_timeline", "Timeline of the node; absent while unknown");
+pub(super) const NODE_IN_FLIGHT: Family =
+    gauge("pgsteer_node_in_flight", "Backends of the node that sessions hold");
+pub(super) const NODE_LATENCY: Family = gauge(
+    "pgsteer_node_latency_seconds",
+    "Average time of a standby's statements, the last second first; absent while unknown",
+);
+pub(super) const NODE_SHARE: Family =
+    gauge("pgsteer_node_read_share", "Part of the reads that a standby is to get");
 pub(super) const BACKENDS: Family = gauge("pgsteer_backends", "Connections of the pools to a node, by state");
 pub(super) const BACKENDS_PINNED: Family =
     gauge("pgsteer_backends_pinned", "Backends that sessions keep between transactions, in transaction mode");

@@ -57,7 +57,15 @@ struct NodeMetrics {
     name: String,
     probes_ok: AtomicU64,
     probes_failed: AtomicU64,
-    figures: Mutex<(NodeFigures, BackendFigures)>,
+    figures: Mutex<Figures>,
+}
+
+/// What others say about a node, as they said it last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    node: NodeFigures,
+    backends: BackendFigures,
+    load: LoadFigures,
 }
 
 /// What the topology says about a node; set by its watcher.
@@ -90,6 +98,17 @@ pub struct BackendFigures {
     pub pinned: u64,
     /// Prepared statements on them.
     pub prepared: u64,
+}
+
+/// How laden a node is; set before rendering.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoadFigures {
+    /// Backends that sessions hold.
+    pub in_flight: u64,
+    /// How long its statements take on average, `None` while unknown.
+    pub latency: Option<Duration>,
+    /// The part of the reads it is to get, 0 to 1.
+    pub read_share: f32,
 }
 
 /// Statements answered by a node since the start.
@@ -147,15 +166,20 @@ impl Metrics {
 
     /// Replaces what is known about that node.
     pub fn set_node(&self, node: usize, figures: NodeFigures) {
-        self.with_node(node, |both| both.0 = figures);
+        self.with_node(node, |all| all.node = figures);
     }
 
     /// Replaces the number of backends at that node.
     pub fn set_backends(&self, node: usize, figures: BackendFigures) {
-        self.with_node(node, |both| both.1 = figures);
+        self.with_node(node, |all| all.backends = figures);
     }
 
-    fn with_node(&self, node: usize, change: impl FnOnce(&mut (NodeFigures, BackendFigures))) {
+    /// Replaces what is known about that node's load.
+    pub fn set_load(&self, node: usize, figures: LoadFigures) {
+        self.with_node(node, |all| all.load = figures);
+    }
+
+    fn with_node(&self, node: usize, change: impl FnOnce(&mut Figures)) {
         if let Some(one) = self.nodes.get(node) {
             change(&mut one.figures.lock().unwrap_or_else(PoisonError::into_inner));
         }

@@ -3,10 +3,11 @@
 use std::fmt::{Display, Write};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use super::Metrics;
 use super::catalogue::{self as names, COUNTERS, Family, GAUGES, LATENCIES};
 use super::latency::QUANTILES;
+use super::{Figures, Metrics};
 
 /// All roles a node can have in `pgsteer_node_role`, so that each has its own series that goes back to 0.
 const ROLES: &[&str] = &["primary", "standby", "zombie", "stranger", "unknown"];
@@ -76,47 +77,51 @@ impl Text {
     fn nodes(&mut self, metrics: &Metrics) {
         let figures: Vec<_> = (metrics.nodes.iter().enumerate())
             .map(|(index, node)| {
-                let both = *node.figures.lock().unwrap_or_else(PoisonError::into_inner);
-                (index, node.name.as_str(), both.0, both.1)
+                let all = *node.figures.lock().unwrap_or_else(PoisonError::into_inner);
+                (index, node.name.as_str(), all)
             })
             .collect();
         // One family after the other: the format wants the samples of a family together.
-        for (index, name, ..) in &figures {
+        for (index, name, _) in &figures {
             let statements = metrics.statements(*index);
             self.sample(names::STATEMENTS, &[("node", name), ("route", "primary")], statements.primary);
             self.sample(names::STATEMENTS, &[("node", name), ("route", "standby")], statements.standby);
         }
-        for (index, name, ..) in &figures {
+        for (index, name, _) in &figures {
             let (ok, failed) = metrics.probes(*index);
             self.sample(names::PROBES, &[("node", name), ("result", "ok")], ok);
             self.sample(names::PROBES, &[("node", name), ("result", "failed")], failed);
         }
-        for (_, name, node, _) in &figures {
+        for (_, name, Figures { node, .. }) in &figures {
             self.sample(names::NODE_UP, &[("node", name)], u8::from(node.up));
         }
-        for (_, name, node, _) in &figures {
+        for (_, name, Figures { node, .. }) in &figures {
             let now = if node.role.is_empty() { "unknown" } else { node.role };
             for role in ROLES {
                 self.sample(names::NODE_ROLE, &[("node", name), ("role", role)], u8::from(now == *role));
             }
         }
-        for (_, name, node, _) in &figures {
+        for (_, name, Figures { node, .. }) in &figures {
             self.sample(names::NODE_READS, &[("node", name)], u8::from(node.serves_reads));
         }
-        self.optional(names::NODE_LAG_SECONDS, &figures, |node| node.lag.map(|lag| lag.as_secs_f64()));
-        self.optional(names::NODE_LAG_BYTES, &figures, |node| node.lag_bytes);
-        self.optional(names::NODE_TIMELINE, &figures, |node| node.timeline);
-        for (_, name, _, backends) in &figures {
+        let seconds = |span: Duration| span.as_secs_f64();
+        self.optional(names::NODE_LAG_SECONDS, &figures, |all| all.node.lag.map(seconds));
+        self.optional(names::NODE_LAG_BYTES, &figures, |all| all.node.lag_bytes);
+        self.optional(names::NODE_TIMELINE, &figures, |all| all.node.timeline);
+        self.optional(names::NODE_IN_FLIGHT, &figures, |all| Some(all.load.in_flight));
+        self.optional(names::NODE_LATENCY, &figures, |all| all.load.latency.map(seconds));
+        self.optional(names::NODE_SHARE, &figures, |all| Some(all.load.read_share));
+        for (_, name, Figures { backends, .. }) in &figures {
             let states =
                 [("active", backends.active), ("idle", backends.idle), ("opening", backends.opening)];
             for (state, count) in states {
                 self.sample(names::BACKENDS, &[("node", name), ("state", state)], count);
             }
         }
-        for (_, name, _, backends) in &figures {
+        for (_, name, Figures { backends, .. }) in &figures {
             self.sample(names::BACKENDS_PINNED, &[("node", name)], backends.pinned);
         }
-        for (_, name, _, backends) in &figures {
+        for (_, name, Figures { backends, .. }) in &figures {
             self.sample(names::PREPARED, &[("node", name)], backends.prepared);
         }
     }
@@ -124,11 +129,11 @@ impl Text {
     fn optional<T: Display>(
         &mut self,
         family: Family,
-        figures: &[(usize, &str, super::NodeFigures, super::BackendFigures)],
-        read: impl Fn(&super::NodeFigures) -> Option<T>,
+        figures: &[(usize, &str, Figures)],
+        read: impl Fn(&Figures) -> Option<T>,
     ) {
-        for (_, name, node, _) in figures {
-            if let Some(value) = read(node) {
+        for (_, name, all) in figures {
+            if let Some(value) = read(all) {
                 self.sample(family, &[("node", name)], value);
             }
         }

@@ -116,8 +116,14 @@ fn the_exposition_is_valid_when_empty_and_when_full() {
     let figures =
         NodeFigures { up: true, role: "standby", serves_reads: true, lag, ..NodeFigures::default() };
     metrics.set_node(1, NodeFigures { lag_bytes: Some(77), timeline: Some(4), ..figures });
+    let load = LoadFigures { in_flight: 3, latency: Some(Duration::from_micros(1500)), read_share: 0.25 };
+    metrics.set_load(1, load);
     let families = parse(&metrics.render());
     let odd = nodes().remove(1);
+    assert_eq!(value(&families, "pgsteer_node_in_flight", &[("node", &odd)]), Some(3.0));
+    assert_eq!(value(&families, "pgsteer_node_latency_seconds", &[("node", &odd)]), Some(0.0015));
+    assert_eq!(value(&families, "pgsteer_node_latency_seconds", &[("node", "db1:5432")]), None);
+    assert_eq!(value(&families, "pgsteer_node_read_share", &[("node", &odd)]), Some(0.25));
     assert_eq!(value(&families, "pgsteer_node_lag_seconds", &[("node", &odd)]), Some(1.5));
     assert_eq!(value(&families, "pgsteer_node_lag_seconds", &[("node", "db1:5432")]), None);
     assert_eq!(value(&families, "pgsteer_node_role", &[("node", &odd), ("role", "standby")]), Some(1.0));

@@ -41,6 +41,12 @@ pub trait NodeLoad {
     fn load(&self, node: NodeId) -> Load;
 }
 
+impl<F: Fn(NodeId) -> Load> NodeLoad for F {
+    fn load(&self, node: NodeId) -> Load {
+        self(node)
+    }
+}
+
 /// The part of the reads that a standby is to get.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Share {
@@ -162,15 +168,16 @@ fn draw<'a>(
 }
 
 fn choose(field: &[Candidate], current: Option<NodeId>, rng: &mut Rng) -> Option<NodeId> {
-    let kept = field.iter().find(|one| Some(NodeId(one.node)) == current && one.capacity > 0.0 && !one.slow);
-    let first = match kept {
-        Some(kept) => kept,
-        None => draw(field, |one| !one.slow, rng)?,
-    };
-    let hold = if kept.is_some() { STICKY } else { 1.0 };
+    let drawn = || field.iter().filter(|one| one.capacity > 0.0);
+    if let Some(here) = drawn().find(|one| Some(NodeId(one.node)) == current && !one.slow)
+        && drawn().all(|other| other.node == here.node || other.laden(1.0) * STICKY > here.laden(0.0))
+    {
+        return current;
+    }
+    let first = draw(field, |one| !one.slow, rng)?;
     let second = draw(field, |one| one.node != first.node, rng);
     // The node about to be chosen counts the newcomer. With nothing in flight at the first, the draw stands.
-    let better = second.filter(|second| second.laden(1.0) * hold <= first.laden(0.0));
+    let better = second.filter(|second| second.laden(1.0) <= first.laden(0.0));
     Some(NodeId(better.unwrap_or(first).node))
 }
 

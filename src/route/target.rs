@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::Fallback;
+use crate::config::{Fallback, Settings};
 use crate::topology::{Epoch, Health, NodeId, NodeView, ReadRefusal, Reads, Role, Topology};
 
 use super::balance::{NodeLoad, Rng, pick};
@@ -52,6 +52,17 @@ pub struct Policy<'a> {
     pub zone: Option<&'a str>,
     /// How long the share of a standby that has just qualified grows.
     pub slow_start: Duration,
+}
+
+impl<'a> Policy<'a> {
+    /// What these settings say.
+    pub fn of(settings: &'a Settings) -> Self {
+        Policy {
+            fallback: settings.cluster.fallback,
+            zone: settings.route.zone.as_deref(),
+            slow_start: settings.route.slow_start,
+        }
+    }
 }
 
 /// The node for a session that `wants` this; `current` is kept while it qualifies, unless it has become far slower than

@@ -13,8 +13,8 @@ use super::restore::{self, RestoreError};
 use super::run::{Attached, End, Flow, Session};
 use super::share::Home;
 use crate::metrics::{Counter, Gauge, Latency};
-use crate::pool::{Backend, LeaseError, Registry, Verdict};
-use crate::route::{self, Load, NodeLoad, Policy, Refusal, Rng, Target, Wants};
+use crate::pool::{Backend, LeaseError, Verdict};
+use crate::route::{self, Load, Policy, Refusal, Rng, Target, Wants};
 use crate::topology::{Health, NodeId, Nudge, Role, Topology};
 use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
@@ -226,15 +226,13 @@ impl Session {
 
     fn target(&self, topology: &Topology) -> Result<Target, Refusal> {
         let settings = self.ctx.settings.load();
-        let policy = Policy {
-            fallback: settings.cluster.fallback,
-            zone: settings.route.zone.as_deref(),
-            slow_start: settings.route.slow_start,
-        };
+        let policy = Policy::of(&settings);
         let last = self.home.as_deref().map(Home::node);
         let current = self.attached.as_ref().map(|attached| attached.node).or(last);
         let mut rng = Rng::from_system();
-        route::target(self.login.wants, topology, &policy, current, &Loads::now(&self.ctx.registry), &mut rng)
+        let (registry, now) = (&self.ctx.registry, Instant::now());
+        let load = |node| Load { in_flight: registry.in_flight(node), latency: registry.latency(node, now) };
+        route::target(self.login.wants, topology, &policy, current, &load, &mut rng)
     }
 
     fn may_wait_for_standby(&self) -> bool {
@@ -377,24 +375,6 @@ impl Session {
 pub(super) fn is_lost(topology: &Topology, node: NodeId, wants: Wants) -> bool {
     let gone = topology.node(node).is_none_or(|node| node.health == Health::Down);
     gone || (wants == Wants::Primary && topology.writable_primary() != Some(node))
-}
-
-/// What the balancing among standbys weighs, at one instant.
-struct Loads<'a> {
-    registry: &'a Registry,
-    now: Instant,
-}
-
-impl<'a> Loads<'a> {
-    fn now(registry: &'a Registry) -> Self {
-        Self { registry, now: Instant::now() }
-    }
-}
-
-impl NodeLoad for Loads<'_> {
-    fn load(&self, node: NodeId) -> Load {
-        Load { in_flight: self.registry.in_flight(node), latency: self.registry.latency(node, self.now) }
-    }
 }
 
 fn no_standby(waited: Duration) -> PgError {

@@ -119,6 +119,10 @@ async fn a_driver_decodes_every_column_type_in_binary() {
     assert_eq!(standby.get::<_, Option<f64>>("lag_ms"), Some(1.5));
     assert_eq!(standby.get::<_, i64>("lag_bytes"), 220);
     assert_eq!(standby.get::<_, Option<&str>>("zone"), None);
+    assert_eq!(standby.get::<_, i64>("in_flight"), 0);
+    assert_eq!(standby.get::<_, Option<f64>>("latency_ms"), Some(3.0));
+    assert_eq!(rows[0].get::<_, Option<f64>>("latency_ms"), None);
+    assert_eq!((rows[0].get::<_, f64>("read_share"), standby.get::<_, f64>("read_share")), (0.0, 1.0));
     assert!(standby.get::<_, SystemTime>("started_at") > SystemTime::UNIX_EPOCH);
     let topology = client.query_one("show topology", &[]).await.unwrap();
     assert!(topology.get::<_, bool>("writable"));

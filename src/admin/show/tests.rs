@@ -15,7 +15,7 @@ fn headings() -> String {
 #[test]
 fn headings_stay() {
     insta::assert_snapshot!(headings(), @r"
-    NODES: node address role health reads lag_ms lag_bytes lsn timeline sessions backends statements server_version started_at probe_ms weight zone reason
+    NODES: node address role health reads lag_ms lag_bytes lsn timeline sessions backends statements server_version started_at probe_ms weight in_flight latency_ms read_share zone reason
     TOPOLOGY: epoch topology_version primary writable timeline system_identifier nodes nodes_up standbys_read alarms
     POOLS: node database user startup_set active idle opening closing pinned prepared waiting longest_wait_ms wait_p99_ms
     CLIENTS: session user database address application endpoint state node backend_pid statements pins prepared prepared_bytes tls connected_at
@@ -84,7 +84,7 @@ async fn every_column_and_metric_is_documented() {
             assert!(section.contains(&format!("`{}`", column.name)), "{word}: {} is missing", column.name);
         }
     }
-    let metrics = fixture::state().metrics.render();
+    let metrics = fixture::state().render_metrics();
     for line in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
         assert!(page.contains(&format!("| `{name}` | {kind} |")), "{name} is missing");
