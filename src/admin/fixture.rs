@@ -80,7 +80,7 @@ fn topology(settings: &Settings) -> Topology {
     primary[0].reason = "out of recovery on timeline 3".to_owned();
     standby[0].role = Role::Standby;
     standby[0].reads = Reads::Qualified;
-    standby[0].lag = Some(Lag { time: Duration::from_micros(1_500), bytes: 220 });
+    standby[0].lag = Some(Lag { time: Duration::from_micros(1_500), bytes: 220, at_least: false });
     standby[0].reason = "streams from the primary".to_owned();
     topology
 }

@@ -46,9 +46,20 @@ pub(super) struct Prober {
     pub(super) tls: Arc<ServerTlsContext>,
 }
 
+/// One question, or one attempt to ask it.
+#[derive(Clone, Copy)]
+struct Probe {
+    number: u64,
+    /// Number of the first probe on its connection, given when that was open; of a failed attempt its own number.
+    link: u64,
+    sent: Instant,
+}
+
 /// What is remembered while one connection lasts.
 struct Watch {
     link: Link,
+    /// Number of the first probe on it.
+    first: u64,
     /// When the last question was sent.
     asked: Instant,
     /// When the last question that was more than a beat was sent.
@@ -79,31 +90,34 @@ impl Prober {
     async fn connect(&mut self, started: Instant) -> Result<Watch, Failure> {
         let cluster = Arc::clone(&self.settings.borrow_and_update());
         let monitor = &cluster.monitor;
-        let number = self.nudges.probe_sent(self.node);
+        let number = self.nudges.probe_sent();
+        let begun = Probe { number, link: number, sent: started };
         let reached = started + monitor.timeout;
         let ready = started + monitor.timeout.max(cluster.connect_timeout);
         let attempt = async {
             let mut link = Link::open(&self.spec, monitor, &self.tls, (reached, ready)).await?;
             // The evidence is as old as this question, not as the attempt to connect.
-            let sent = Instant::now();
+            let number = self.nudges.probe_sent();
+            let first = Probe { number, link: number, sent: Instant::now() };
             let sample = link.sample(true).await?;
-            Ok((link, sent, sample))
+            Ok((link, first, sample))
         };
         let mut attempt = pin!(attempt);
         let silent = Failure::Silent(monitor.timeout);
         let done = if let Ok(done) = timeout_at(reached, &mut attempt).await {
             done
         } else {
-            self.failed(number, started, &silent).await;
+            self.failed(begun, &silent).await;
             timeout_at(ready, attempt).await.unwrap_or(Err(silent))
         };
         match done {
-            Ok((link, sent, sample)) => {
-                self.answered(number, sent, link.start_time(), Some(sample)).await;
-                Ok(Watch { link, asked: sent, sampled: sent, whole: sent, answers: 1 })
+            Ok((link, first, sample)) => {
+                self.answered(first, link.start_time(), Some(sample)).await;
+                let (first, sent) = (first.number, first.sent);
+                Ok(Watch { link, first, asked: sent, sampled: sent, whole: sent, answers: 1 })
             }
             Err(failure) => {
-                self.failed(number, started, &failure).await;
+                self.failed(begun, &failure).await;
                 Err(failure)
             }
         }
@@ -117,7 +131,7 @@ impl Prober {
                 Ok(nudged) => self.ask(&mut watch, nudged).await,
                 Err(failure) => {
                     // The end of an idle connection is evidence of this moment, not of the last question's.
-                    self.failed(0, Instant::now(), &failure).await;
+                    self.failed(Probe { number: 0, link: watch.first, sent: Instant::now() }, &failure).await;
                     Err(failure)
                 }
             };
@@ -144,8 +158,7 @@ impl Prober {
         }
         let taken = self.nudges.take(self.node);
         if taken.trouble() {
-            let now = self.clock.now();
-            self.tell(Observation { node: self.node, sent: now, at: now, seen: Seen::Trouble }).await;
+            self.tell(Probe { number: 0, link: 0, sent: Instant::now() }, Seen::Trouble).await;
         }
         Ok(nudged || !taken.is_empty())
     }
@@ -169,32 +182,37 @@ impl Prober {
     }
 
     async fn beat(&mut self, watch: &mut Watch) -> Result<(), Failure> {
-        let number = self.nudges.probe_sent(self.node);
-        let sent = Instant::now();
-        watch.asked = sent;
+        let probe = self.probe(watch);
         let start_time = watch.link.start_time();
-        let done = self.in_time(sent, watch.link.beat()).await;
-        self.conclude(number, sent, start_time, done.map(|()| None)).await
+        let done = self.in_time(probe, watch.link.beat()).await;
+        self.conclude(probe, start_time, done.map(|()| None)).await
     }
 
     async fn sample(&mut self, watch: &mut Watch) -> Result<(), Failure> {
-        let number = self.nudges.probe_sent(self.node);
-        let sent = Instant::now();
-        (watch.asked, watch.sampled) = (sent, sent);
+        let probe = self.probe(watch);
+        let sent = probe.sent;
+        watch.sampled = sent;
         let whole = sent.duration_since(watch.whole) >= WHOLE_EVERY;
         if whole {
             watch.whole = sent;
         }
         watch.answers = watch.answers.saturating_add(1);
         let start_time = watch.link.start_time();
-        let done = self.in_time(sent, watch.link.sample(whole)).await;
-        self.conclude(number, sent, start_time, done.map(Some)).await
+        let done = self.in_time(probe, watch.link.sample(whole)).await;
+        self.conclude(probe, start_time, done.map(Some)).await
+    }
+
+    /// Numbers a question that is about to be sent.
+    fn probe(&self, watch: &mut Watch) -> Probe {
+        let number = self.nudges.probe_sent();
+        watch.asked = Instant::now();
+        Probe { number, link: watch.first, sent: watch.asked }
     }
 
     /// Waits for an answer, reports it as late when it is, and gives it up at the deadline.
     async fn in_time<T>(
         &self,
-        sent: Instant,
+        probe: Probe,
         answer: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let (timeout, late) = {
@@ -203,55 +221,52 @@ impl Prober {
         };
         let mut answer = pin!(answer);
         if late < timeout {
-            if let Ok(done) = timeout_at(sent + late, &mut answer).await {
+            if let Ok(done) = timeout_at(probe.sent + late, &mut answer).await {
                 return done;
             }
-            let at = self.clock.now();
-            self.tell(Observation { node: self.node, sent: self.clock.at(sent), at, seen: Seen::Late }).await;
+            self.tell(probe, Seen::Late).await;
         }
-        timeout_at(sent + timeout, answer).await.unwrap_or(Err(Failure::Silent(timeout)))
+        timeout_at(probe.sent + timeout, answer).await.unwrap_or(Err(Failure::Silent(timeout)))
     }
 
     /// Reports the end of a question. After a failure the connection is of no more use.
     async fn conclude(
         &self,
-        number: u64,
-        sent: Instant,
+        probe: Probe,
         start_time: Option<i64>,
         done: Result<Option<Sample>, Failure>,
     ) -> Result<(), Failure> {
         match done {
             Ok(sample) => {
-                self.answered(number, sent, start_time, sample).await;
+                self.answered(probe, start_time, sample).await;
                 Ok(())
             }
             Err(failure) => {
-                self.failed(number, sent, &failure).await;
+                self.failed(probe, &failure).await;
                 Err(failure)
             }
         }
     }
 
-    async fn answered(&self, number: u64, sent: Instant, start_time: Option<i64>, sample: Option<Sample>) {
+    async fn answered(&self, probe: Probe, start_time: Option<i64>, sample: Option<Sample>) {
         self.metrics.probe(self.node.index(), true);
-        self.nudges.probe_answered(self.node, number, start_time);
-        let seen = sample.map_or(Seen::Beat, |s| Seen::Sample(Box::new(s)));
-        let (sent, at) = (self.clock.at(sent), self.clock.now());
-        self.tell(Observation { node: self.node, sent, at, seen }).await;
+        self.nudges.probe_answered(self.node, probe.number, start_time);
+        self.tell(probe, sample.map_or(Seen::Beat, |s| Seen::Sample(Box::new(s)))).await;
     }
 
-    async fn failed(&self, number: u64, sent: Instant, failure: &Failure) {
+    async fn failed(&self, probe: Probe, failure: &Failure) {
         self.metrics.probe(self.node.index(), false);
         // A connection that ended, ours as anybody's, does not prove that the server did: the next attempt tells.
         if !matches!(failure, Failure::Cut(_) | Failure::Crowded | Failure::Denied(_)) {
-            self.nudges.probe_failed(self.node, number);
+            self.nudges.probe_failed(self.node, probe.number);
         }
-        let (sent, at) = (self.clock.at(sent), self.clock.now());
-        let seen = Seen::Failed(failure.clone());
-        self.tell(Observation { node: self.node, sent, at, seen }).await;
+        self.tell(probe, Seen::Failed(failure.clone())).await;
     }
 
-    async fn tell(&self, observation: Observation) {
+    async fn tell(&self, probe: Probe, seen: Seen) {
+        let Probe { number, link, sent } = probe;
+        let (sent, at) = (self.clock.at(sent), self.clock.now());
+        let observation = Observation { node: self.node, number, link, sent, at, seen };
         // The watcher only goes at shutdown, and takes the probers with it.
         let _ = self.sink.send(Input::Seen(observation)).await;
     }

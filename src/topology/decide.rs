@@ -24,6 +24,7 @@ use super::moment::Moment;
 use super::node::{Health, Lag, NodeId, NodeView, ReadRefusal, Reads, Role};
 use super::observe::{Observation, Sample};
 use super::position::{Epoch, Timeline};
+use super::samples::Samples;
 use super::snapshot::{Fork, Topology};
 
 /// What the configuration says about deciding.
@@ -140,6 +141,7 @@ struct NodeState {
     /// When the youngest failed probe was sent.
     failed_sent: Option<Moment>,
     latest: Option<Latest>,
+    samples: Samples,
     /// Round trip of the last answered probe.
     probe_time: Option<Duration>,
     /// Gets nothing until it is seen in recovery on the present timeline.
@@ -344,6 +346,7 @@ fn view(state: &State, id: NodeId, node: &NodeState, spec: &Arc<NodeSettings>) -
         qualified_since: node.qualified_since,
         lag: node.lag,
         timeline: sample.and_then(|s| s.timeline).or(received),
+        samples: node.samples.clone(),
         lsn: sample.and_then(|s| if s.in_recovery { s.replayed } else { s.insert }),
         server_version_num: sample.map(|s| s.server_version_num),
         start_time: sample.map(|s| s.start_time),

@@ -86,8 +86,8 @@ impl Ring {
         }
         let reached = self.entries.partition_point(|e| e.lsn <= replayed);
         match reached.checked_sub(1).and_then(|i| self.entries.get(i)) {
-            Some(entry) => Measured::Known(Lag { time: at.since(entry.until), bytes }),
-            None => Measured::AtLeast(Lag { time: at.since(first.until), bytes }),
+            Some(entry) => Measured::Known(Lag { time: at.since(entry.until), bytes, at_least: false }),
+            None => Measured::AtLeast(Lag { time: at.since(first.until), bytes, at_least: true }),
         }
     }
 }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     fn known(ms: u64, bytes: u64) -> Measured {
-        Measured::Known(Lag { time: Duration::from_millis(ms), bytes })
+        Measured::Known(Lag { time: Duration::from_millis(ms), bytes, at_least: false })
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(ring.behind(Lsn(301), at(900)), known(0, 0));
         assert_eq!(ring.behind(Lsn(299), at(350)), known(150, 1));
         assert_eq!(ring.behind(Lsn(100), at(350)), known(250, 200), "an idle primary does not age");
-        let below = Lag { time: Duration::from_millis(250), bytes: 201 };
+        let below = Lag { time: Duration::from_millis(250), bytes: 201, at_least: true };
         assert_eq!(ring.behind(Lsn(99), at(350)), Measured::AtLeast(below));
     }
 
@@ -130,7 +130,8 @@ mod tests {
         ring.push(at(50), Lsn(40));
         assert_eq!(ring.newest(), Some(Lsn(100)));
         ring.push(at(200), Lsn(90));
-        assert_eq!(ring.behind(Lsn(89), at(200)), Measured::AtLeast(Lag { time: Duration::ZERO, bytes: 1 }));
+        let below = Lag { time: Duration::ZERO, bytes: 1, at_least: true };
+        assert_eq!(ring.behind(Lsn(89), at(200)), Measured::AtLeast(below));
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use crate::config::NodeSettings;
 
 use super::moment::Moment;
 use super::position::{Lsn, Timeline};
+use super::samples::Samples;
 
 /// Index of a node in the order of the configuration.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -164,6 +165,8 @@ pub struct Lag {
     pub time: Duration,
     /// WAL bytes not replayed yet.
     pub bytes: u64,
+    /// The history is younger than the position: `time` is a lower bound.
+    pub at_least: bool,
 }
 
 /// One node in a [`super::Topology`].
@@ -187,6 +190,8 @@ pub struct NodeView {
     pub timeline: Option<Timeline>,
     /// Its insert position (primary) or replayed position (standby) at the last probe.
     pub lsn: Option<Lsn>,
+    /// What its log's position was at the last probes: what floors are made of and held against.
+    pub samples: Samples,
     /// `server_version_num`, such as 150020.
     pub server_version_num: Option<u32>,
     /// Postmaster start time, microseconds since the Unix epoch: changes with every restart.
@@ -210,6 +215,7 @@ impl NodeView {
             lag: None,
             timeline: None,
             lsn: None,
+            samples: Samples::default(),
             server_version_num: None,
             start_time: None,
             probe_time: None,

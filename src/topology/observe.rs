@@ -14,6 +14,11 @@ use super::position::{Lsn, Timeline};
 pub struct Observation {
     /// Whose.
     pub node: NodeId,
+    /// Number of the probe ([`super::Nudges::probe_sent`]); 0 when the observation is not of a probe.
+    pub number: u64,
+    /// The prober connection: number of the first probe on it. Of an attempt that failed: number of the attempt. 0 when
+    /// the observation is not of a connection.
+    pub link: u64,
     /// When the question was sent: evidence counts from here, since the answer may have been under way for long.
     pub sent: Moment,
     /// When the answer came, or the failure was certain.

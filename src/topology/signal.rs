@@ -85,13 +85,13 @@ pub enum Alive {
 struct Slot {
     bits: AtomicU32,
     notify: Notify,
-    sent: AtomicU64,
     proof: watch::Sender<Proof>,
 }
 
-/// One mailbox per node, shared by all threads.
+/// One mailbox per node and one counter of probes, shared by all threads.
 pub struct Nudges {
     slots: Vec<Slot>,
+    sent: AtomicU64,
 }
 
 /// A fast shutdown ends all server processes within about 25 ms; an answer this much later was not luck.
@@ -100,7 +100,7 @@ const SECOND_LOOK: Duration = Duration::from_millis(100);
 impl Nudges {
     /// Mailboxes for `nodes` nodes.
     pub fn new(nodes: usize) -> Self {
-        Nudges { slots: (0..nodes).map(|_| Slot::default()).collect() }
+        Nudges { slots: (0..nodes).map(|_| Slot::default()).collect(), sent: AtomicU64::new(0) }
     }
 
     /// Says that `node` should be asked at once. Costs one atomic operation when it was already said.
@@ -126,9 +126,15 @@ impl Nudges {
         Nudged(self.slots.get(node.index()).map_or(0, |slot| slot.bits.swap(0, Ordering::SeqCst)))
     }
 
-    /// Prober side: numbers a probe that is about to be sent.
-    pub fn probe_sent(&self, node: NodeId) -> u64 {
-        self.slots.get(node.index()).map_or(0, |slot| slot.sent.fetch_add(1, Ordering::SeqCst) + 1)
+    /// Prober side: numbers a probe that is about to be sent, from 1. No two probes, of whatever nodes, have one number.
+    pub fn probe_sent(&self) -> u64 {
+        self.sent.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// The highest number given to a probe: one with a higher number, of whatever node, is sent after this call. One
+    /// atomic load.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     /// Prober side: the probe with this number was answered by the postmaster started at `start_time`.
@@ -152,7 +158,7 @@ impl Nudges {
 
     /// A ticket: a probe with a higher number is sent after this call. Also asks the prober for one.
     pub fn probe_after(&self, node: NodeId) -> u64 {
-        let ticket = self.slots.get(node.index()).map_or(u64::MAX, |slot| slot.sent.load(Ordering::SeqCst));
+        let ticket = self.sent();
         self.nudge(node, Nudge::Wanted);
         ticket
     }
@@ -210,7 +216,7 @@ mod tests {
     /// Answers (or fails) each request for a probe as the script says.
     async fn verdict(script: &'static [Option<i64>]) -> Alive {
         let nudges = Arc::new(Nudges::new(1));
-        let first = nudges.probe_sent(NODE);
+        let first = nudges.probe_sent();
         nudges.probe_answered(NODE, first, Some(1));
         let prober = {
             let nudges = Arc::clone(&nudges);
@@ -218,7 +224,7 @@ mod tests {
                 for start_time in script {
                     nudges.notified(NODE).await;
                     nudges.take(NODE);
-                    let number = nudges.probe_sent(NODE);
+                    let number = nudges.probe_sent();
                     match start_time {
                         Some(_) => nudges.probe_answered(NODE, number, *start_time),
                         None => nudges.probe_failed(NODE, number),

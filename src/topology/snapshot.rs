@@ -78,6 +78,13 @@ impl Topology {
         self.nodes.iter().filter(|n| n.reads.qualified())
     }
 
+    /// What positions of the primary can be compared with: the number of its first sample in one life as the primary.
+    /// Another one means that its floors have to be found anew. `None` while nothing of a primary is known.
+    pub fn era(&self) -> Option<u64> {
+        let samples = &self.node(self.primary?)?.samples;
+        Some(samples.run()).filter(|run| samples.of_primary() && *run > 0)
+    }
+
     /// No primary has been accepted since the process started.
     pub fn starting(&self) -> bool {
         self.starting

@@ -1,4 +1,4 @@
-//! Where the current [`Topology`] is read from: one atomic pointer, two atomic numbers, one watch channel.
+//! Where the current [`Topology`] is read from: one atomic pointer, two atomic numbers, two watch channels.
 //!
 //! The watcher in `health` is the only writer. Readers never lock and never wait.
 
@@ -17,6 +17,7 @@ pub struct Store {
     epoch: AtomicU64,
     version: AtomicU64,
     changed: watch::Sender<u64>,
+    decided: watch::Sender<()>,
 }
 
 impl Store {
@@ -26,6 +27,7 @@ impl Store {
             epoch: AtomicU64::new(initial.epoch.0),
             version: AtomicU64::new(initial.version),
             changed: watch::Sender::new(initial.version),
+            decided: watch::Sender::new(()),
             current: ArcSwap::from_pointee(initial),
         }
     }
@@ -50,6 +52,11 @@ impl Store {
         self.changed.subscribe()
     }
 
+    /// Wakes on every decision, also when only figures have changed: for who waits for a sample.
+    pub fn decisions(&self) -> watch::Receiver<()> {
+        self.decided.subscribe()
+    }
+
     /// Makes a material change visible: the version grows by one and subscribers wake. Only the watcher calls this.
     pub fn publish(&self, mut topology: Topology) {
         topology.version = self.version.load(Ordering::Relaxed) + 1;
@@ -59,13 +66,16 @@ impl Store {
         self.epoch.store(epoch, Ordering::Release);
         self.version.store(version, Ordering::Release);
         self.changed.send_replace(version);
+        self.decided.send_replace(());
     }
 
-    /// Replaces figures only (lag, positions): same version and epoch, nobody wakes. Only the watcher calls this.
+    /// Replaces figures only (lag, positions): same version and epoch. Only who waits for any
+    /// decision wakes. Only the watcher calls this.
     pub fn refresh(&self, mut topology: Topology) {
         topology.version = self.version.load(Ordering::Relaxed);
         topology.epoch = Epoch(self.epoch.load(Ordering::Relaxed));
         self.current.store(Arc::new(topology));
+        self.decided.send_replace(());
     }
 }
 
@@ -76,18 +86,21 @@ mod tests {
     #[test]
     fn publishing_wakes_and_counts_and_refreshing_does_neither() {
         let store = Store::new(Topology::unseen(&[]));
-        let mut watch = store.subscribe();
+        let (mut watch, mut decisions) = (store.subscribe(), store.decisions());
         let mut next = (*store.load()).clone();
         next.epoch = Epoch(7);
         store.publish(next.clone());
         assert_eq!((store.version(), store.epoch()), (1, Epoch(7)));
         assert!(watch.has_changed().unwrap());
+        assert!(decisions.has_changed().unwrap());
         watch.mark_unchanged();
+        decisions.mark_unchanged();
         next.epoch = Epoch(99);
         next.alarms.push("x".to_owned());
         store.refresh(next);
         assert_eq!((store.version(), store.epoch(), store.load().epoch), (1, Epoch(7), Epoch(7)));
         assert_eq!(store.load().alarms.len(), 1);
         assert!(!watch.has_changed().unwrap());
+        assert!(decisions.has_changed().unwrap());
     }
 }

@@ -6,6 +6,7 @@
 use super::super::node::Health;
 use super::super::observe::{Failure, Observation, Sample, Seen};
 use super::super::position::Timeline;
+use super::super::samples::Sampled;
 use super::super::snapshot::Fork;
 use super::{FAST_LINGER, Latest, NodeState, State};
 
@@ -87,6 +88,13 @@ fn take(node: &mut NodeState, seen: &Observation, sample: &Sample) -> bool {
             node.reads = None;
         }
     }
+    let lsn = if sample.in_recovery { sample.replayed } else { sample.insert };
+    match lsn {
+        Some(lsn) => {
+            node.samples.push(seen.link, !sample.in_recovery, Sampled { number: seen.number, lsn });
+        }
+        None => node.samples.void(seen.link),
+    }
     node.proven = node.proven.max(evidence(sample));
     node.latest = Some(Latest { sample: sample.clone(), sent: seen.sent, at: seen.at });
     true
@@ -98,6 +106,7 @@ pub(super) fn evidence(sample: &Sample) -> Option<Timeline> {
 }
 
 fn failed(node: &mut NodeState, seen: &Observation, failure: &Failure) {
+    node.samples.void(seen.link);
     if node.answered_sent.is_some_and(|answered| answered > seen.sent) {
         return;
     }

@@ -145,7 +145,9 @@ impl World {
             }
             _ => (Seen::Sample(Box::new(server.sample())), sent),
         };
-        self.mail.push((self.step + usize::from(delay), Observation { node: NodeId(node), sent, at, seen }));
+        let (number, link) = (self.step as u64, server.start as u64);
+        let observation = Observation { node: NodeId(node), number, link, sent, at, seen };
+        self.mail.push((self.step + usize::from(delay), observation));
     }
 
     fn promote(&mut self, node: u16) {

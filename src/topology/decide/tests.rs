@@ -70,6 +70,10 @@ struct Lab {
     state: Option<State>,
     now: Moment,
     outcome: Option<Outcome>,
+    /// Number of the last probe.
+    number: u64,
+    /// The prober connection of each node.
+    links: Vec<u64>,
 }
 
 impl Lab {
@@ -79,7 +83,8 @@ impl Lab {
 
     fn with(rules: Rules, mark: Option<Mark>) -> Self {
         let now = Moment::from_ms(1000);
-        Lab { state: Some(State::new(&rules, mark, now)), rules, now, outcome: None }
+        let links = vec![1; rules.nodes.len()];
+        Lab { state: Some(State::new(&rules, mark, now)), rules, now, outcome: None, number: 1, links }
     }
 
     /// A primary on timeline 1 with two standbys that stream from it.
@@ -106,7 +111,12 @@ impl Lab {
 
     fn seen_at(&mut self, node: NodeId, sent: Moment, seen: Seen) -> &Outcome {
         let at = self.now;
-        self.input(Input::Seen(Observation { node, sent, at, seen }))
+        self.number += 1;
+        let (number, link) = (self.number, self.links[node.index()]);
+        if matches!(seen, Seen::Failed(_)) {
+            self.links[node.index()] = number + 1;
+        }
+        self.input(Input::Seen(Observation { node, number, link, sent, at, seen }))
     }
 
     fn seen(&mut self, node: NodeId, seen: Seen) -> &Outcome {
@@ -500,6 +510,42 @@ mod reads {
         }
         assert_eq!(lab.view().node(B).unwrap().lag, Some(Lag::default()));
         assert!(lab.reads(B).qualified());
+    }
+
+    #[test]
+    fn a_lost_prober_connection_voids_what_a_standby_has() {
+        let mut lab = Lab::healthy();
+        let latest = |lab: &Lab, node| {
+            let sampled = lab.view().node(node).unwrap().samples.latest();
+            sampled.map(|s| (s.number, s.lsn.0))
+        };
+        let (number, era) = (lab.number, lab.view().era().unwrap());
+        assert_eq!((latest(&lab, A), latest(&lab, C)), (Some((number - 2, 100)), Some((number, 100))));
+        lab.fail(B, Failure::Cut("closed".to_owned()));
+        assert!(lab.reads(B).qualified(), "one lost connection does not make it unfit");
+        assert_eq!(latest(&lab, B), None);
+        lab.sample(B, standby(1, 90, A));
+        assert_eq!(latest(&lab, B), Some((lab.number, 90)));
+        assert_eq!(lab.view().era(), Some(era));
+        lab.fail(A, Failure::Silent(Duration::from_millis(500)));
+        assert_eq!((latest(&lab, A), lab.view().era()), (None, Some(era)));
+        let first = |lab: &Lab| lab.view().node(A).unwrap().samples.first_after(number - 3);
+        assert_eq!(first(&lab).map(|s| s.lsn), Some(Lsn(100)), "what it wrote before is still known");
+        lab.sample(A, primary(1, 95));
+        assert_eq!(lab.view().era(), Some(lab.number), "nothing from before can be compared with this");
+    }
+
+    #[test]
+    fn an_era_is_one_life_as_the_primary() {
+        let mut lab = Lab::healthy();
+        let era = lab.view().era();
+        lab.sample(A, primary(1, 300));
+        assert_eq!(lab.view().era(), era);
+        lab.fail(A, Failure::Refused);
+        lab.sample(C, standby(2, 110, B));
+        assert_eq!((lab.view().primary, lab.view().era()), (None, None));
+        lab.sample(B, promoted(2, 120, 110));
+        assert_eq!((lab.view().primary, lab.view().era()), (Some(B), Some(lab.number)));
     }
 
     #[test]
