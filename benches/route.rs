@@ -9,7 +9,7 @@ use std::time::Duration;
 use divan::{Bencher, black_box};
 use pgsteer::config::{Fallback, NodeAddress, NodeSettings};
 use pgsteer::metrics::{Average, Reading};
-use pgsteer::route::{Load, Policy, Rng, Wants, target};
+use pgsteer::route::{Floors, Load, Policy, Rng, Wants, target};
 use pgsteer::topology::{Health, Moment, NodeId, ReadRefusal, Reads, Role, Topology};
 
 /// Counts allocations beside the time: a choice must have none.
@@ -44,15 +44,15 @@ fn load(node: NodeId) -> Load {
 }
 
 const POLICY: Policy<'_> =
-    Policy { fallback: Fallback::Primary, zone: None, slow_start: Duration::from_secs(10) };
+    Policy { fallback: Fallback::Primary, zone: None, slow_start: Duration::from_secs(10), max_lag: None };
 
 /// For a session that comes from nowhere.
 #[divan::bench(args = [3, 5, 17, 64])]
 fn choose(bencher: Bencher, nodes: u16) {
     let topology = topology(nodes);
-    let mut rng = Rng::new(1);
+    let (mut floors, mut rng) = (Floors::default(), Rng::new(1));
     bencher.bench_local(|| {
-        target(Wants::Standby, black_box(&topology), black_box(&POLICY), None, &load, &mut rng)
+        target(Wants::Standby, black_box(&topology), black_box(&POLICY), &mut floors, None, &load, &mut rng)
     });
 }
 
@@ -60,9 +60,10 @@ fn choose(bencher: Bencher, nodes: u16) {
 #[divan::bench(args = [3, 5, 17, 64])]
 fn stay(bencher: Bencher, nodes: u16) {
     let topology = topology(nodes);
-    let mut rng = Rng::new(1);
+    let (mut floors, mut rng) = (Floors::default(), Rng::new(1));
     bencher.bench_local(|| {
-        target(Wants::Standby, black_box(&topology), black_box(&POLICY), Some(NodeId(1)), &load, &mut rng)
+        let here = Some(NodeId(1));
+        target(Wants::Standby, black_box(&topology), black_box(&POLICY), &mut floors, here, &load, &mut rng)
     });
 }
 

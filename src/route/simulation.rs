@@ -9,7 +9,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::tests::{Known, policy, topology};
-use super::{Load, NodeLoad, Policy, Rng, Target, Wants, target};
+use super::{Floors, Load, NodeLoad, Policy, Rng, Target, Wants, target};
 use crate::config::Fallback;
 use crate::metrics::Average;
 use crate::topology::{Moment, NodeId, ReadRefusal, Reads, Topology};
@@ -202,7 +202,15 @@ impl World {
                 self.view.at = Moment::from_us(self.now / 100_000 * 100_000);
                 let policy = Policy { slow_start: Duration::from_secs(10), ..policy(Fallback::Error) };
                 let load = self.known();
-                let choice = target(Wants::Standby, &self.view, &policy, None, &load, &mut self.rng);
+                let choice = target(
+                    Wants::Standby,
+                    &self.view,
+                    &policy,
+                    &mut Floors::default(),
+                    None,
+                    &load,
+                    &mut self.rng,
+                );
                 let Ok(Target::Standby(NodeId(node))) = choice else { panic!("{choice:?}") };
                 usize::from(node) - 1
             }

@@ -1,14 +1,14 @@
 //! Targets for small topologies written out by hand, and the spread over many choices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Load, NodeLoad, Policy, Refusal, Rng, Target, Wants, shares, still_good, target};
+use super::{Floors, Load, Mark, NodeLoad, Policy, Refusal, Rng, Target, Wants, shares, still_good, target};
 use crate::config::{Fallback, NodeAddress, NodeSettings};
 use crate::metrics::Reading;
-use crate::topology::{Epoch, Health, Lsn, Moment, NodeId, ReadRefusal, Reads, Role, Topology};
+use crate::topology::{Epoch, Health, Lag, Lsn, Moment, NodeId, ReadRefusal, Reads, Role, Sampled, Topology};
 
 /// What is known of each node.
 pub(super) struct Known(pub(super) Vec<Load>);
@@ -54,7 +54,7 @@ pub(super) fn topology(nodes: u16, change: impl FnOnce(&mut [NodeSettings])) -> 
 }
 
 pub(super) fn policy(fallback: Fallback) -> Policy<'static> {
-    Policy { fallback, zone: None, slow_start: Duration::from_secs(10) }
+    Policy { fallback, zone: None, slow_start: Duration::from_secs(10), max_lag: None }
 }
 
 /// How often each node is chosen for a thousand sessions that come from nowhere.
@@ -62,7 +62,8 @@ fn spread(topology: &Topology, policy: &Policy<'_>, load: &dyn NodeLoad) -> Vec<
     let mut rng = Rng::new(5);
     let mut chosen = vec![0; topology.nodes.len()];
     for _ in 0..1000 {
-        let choice = target(Wants::Standby, topology, policy, None, load, &mut rng).unwrap();
+        let choice =
+            target(Wants::Standby, topology, policy, &mut Floors::default(), None, load, &mut rng).unwrap();
         chosen[choice.node().index()] += 1;
     }
     chosen
@@ -70,15 +71,24 @@ fn spread(topology: &Topology, policy: &Policy<'_>, load: &dyn NodeLoad) -> Vec<
 
 /// Where a session at `current` goes, by 50 different draws.
 fn moves(topology: &Topology, policy: &Policy<'_>, current: u16, load: &dyn NodeLoad) -> Vec<u16> {
-    let go =
-        |seed| target(Wants::Standby, topology, policy, Some(NodeId(current)), load, &mut Rng::new(seed));
+    let go = |seed| {
+        target(
+            Wants::Standby,
+            topology,
+            policy,
+            &mut Floors::default(),
+            Some(NodeId(current)),
+            load,
+            &mut Rng::new(seed),
+        )
+    };
     let mut to: Vec<u16> = (0..50).map(|seed| go(seed).unwrap().node().0).collect();
     to.dedup();
     to
 }
 
 fn ask(wants: Wants, topology: &Topology, fallback: Fallback) -> Result<Target, Refusal> {
-    target(wants, topology, &policy(fallback), None, &IDLE, &mut Rng::new(1))
+    target(wants, topology, &policy(fallback), &mut Floors::default(), None, &IDLE, &mut Rng::new(1))
 }
 
 fn refuse(topology: &mut Topology, node: usize, why: ReadRefusal) {
@@ -157,6 +167,76 @@ fn a_session_leaves_a_standby_that_is_far_worse() {
     assert_eq!(moves(&alone, &policy, 2, &slow([0, 1, 5])), [2], "there is no other");
 }
 
+/// A topology whose nodes were sampled at these positions after the session's last write.
+fn written(positions: [u64; 3]) -> (Topology, Floors) {
+    let mut view = topology(3, |_| {});
+    for (node, lsn) in view.nodes.iter_mut().zip(positions) {
+        let number = 2 + u64::from(node.id.0);
+        node.samples.push(number, node.id == NodeId(0), Sampled { number, lsn: Lsn(lsn) });
+    }
+    let mut floors = Floors::default();
+    floors.wrote(Mark { node: NodeId(0), since: 1, number: 1 });
+    (view, floors)
+}
+
+#[test]
+fn only_a_standby_with_the_sessions_own_writes_is_a_candidate() {
+    let (view, mut floors) = written([200, 199, 200]);
+    let mut rng = Rng::new(1);
+    let mut choose = |view: &Topology, current| {
+        target(Wants::Standby, view, &policy(Fallback::Error), &mut floors, current, &IDLE, &mut rng)
+    };
+    for _ in 0..50 {
+        assert_eq!(choose(&view, Some(NodeId(1))), Ok(Target::Standby(NodeId(2))));
+    }
+    let (mut view, _) = written([200, 199, 150]);
+    let far = Err(Refusal::NotFresh { nearly: false });
+    assert_eq!(choose(&view, None), far, "they are fit: no case for the fallback");
+    refuse(&mut view, 1, ReadRefusal::Lagging);
+    refuse(&mut view, 2, ReadRefusal::Lagging);
+    assert_eq!(choose(&view, None), Err(Refusal::NoStandby));
+}
+
+#[test]
+fn the_least_stale_is_not_behind_the_session() {
+    let (mut view, mut floors) = written([200, 150, 199]);
+    refuse(&mut view, 1, ReadRefusal::Lagging);
+    refuse(&mut view, 2, ReadRefusal::Lagging);
+    let (policy, mut rng) = (policy(Fallback::LeastStale), Rng::new(1));
+    let mut choose =
+        |floors: &mut Floors| target(Wants::Standby, &view, &policy, floors, None, &IDLE, &mut rng);
+    assert_eq!(choose(&mut floors), Ok(Target::Primary(NodeId(0))));
+    assert_eq!(choose(&mut Floors::default()), Ok(Target::Standby(NodeId(2))));
+}
+
+#[test]
+fn a_session_may_set_its_own_limit_of_lag() {
+    let mut view = topology(4, |_| {});
+    let lag = |ms, at_least| Some(Lag { time: Duration::from_millis(ms), bytes: 1, at_least });
+    (view.nodes[1].lag, view.nodes[2].lag, view.nodes[3].lag) = (lag(50, false), lag(3000, false), None);
+    refuse(&mut view, 2, ReadRefusal::Lagging);
+    let fit = |view: &Topology, ms: Option<u64>| {
+        let policy = Policy { max_lag: ms.map(Duration::from_millis), ..policy(Fallback::Error) };
+        let mut rng = Rng::new(1);
+        let mut choose =
+            |_| target(Wants::Standby, view, &policy, &mut Floors::default(), None, &IDLE, &mut rng).ok();
+        (0..50).filter_map(&mut choose).map(|t| t.node().0).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(fit(&view, None), BTreeSet::from([1, 3]), "as the cluster says");
+    assert_eq!(fit(&view, Some(5000)), BTreeSet::from([1, 2]), "unknown lag is within no limit");
+    assert_eq!(fit(&view, Some(50)), BTreeSet::from([1]));
+    assert_eq!(fit(&view, Some(49)), BTreeSet::new());
+    view.nodes[2].lag = lag(3000, true);
+    assert_eq!(fit(&view, Some(5000)), BTreeSet::from([1]), "a lower bound is not known either");
+    (view.nodes[2].lag, view.nodes[2].health) = (lag(3000, false), Health::Up);
+    for why in
+        [ReadRefusal::Down, ReadRefusal::WrongTimeline, ReadRefusal::WrongSender, ReadRefusal::LagUnknown]
+    {
+        refuse(&mut view, 2, why);
+        assert_eq!(fit(&view, Some(5000)), BTreeSet::from([1]), "{why}");
+    }
+}
+
 #[test]
 fn a_lease_on_the_primary_ends_with_its_epoch() {
     let mut view = topology(2, |_| {});
@@ -196,7 +276,8 @@ fn the_busier_of_two_is_avoided_and_weights_count() {
     let mut rng = Rng::new(3);
     let mut load = busy([0; 3]);
     for _ in 0..4000 {
-        let choice = target(Wants::Standby, &view, &policy, None, &load, &mut rng).unwrap();
+        let choice =
+            target(Wants::Standby, &view, &policy, &mut Floors::default(), None, &load, &mut rng).unwrap();
         load.0[choice.node().index()].in_flight += 1;
     }
     let held = load.0[1].in_flight;
@@ -268,8 +349,16 @@ fn sessions_that_stay_do_not_all_go_to_the_one_that_returns() {
         view.nodes[3].qualified_since = Some(view.at - Duration::from_millis(served_ms));
         let (mut load, mut rng) = (busy([0, 100, 100, 0]), Rng::new(9));
         for _ in 0..90 {
-            let choice =
-                target(Wants::Standby, &view, &policy(Fallback::Error), None, &load, &mut rng).unwrap();
+            let choice = target(
+                Wants::Standby,
+                &view,
+                &policy(Fallback::Error),
+                &mut Floors::default(),
+                None,
+                &load,
+                &mut rng,
+            )
+            .unwrap();
             load.0[choice.node().index()].in_flight += 1;
         }
         load.0[3].in_flight
@@ -324,7 +413,7 @@ proptest! {
         let policy = Policy { zone: zone.then_some("here"), ..policy(Fallback::Error) };
         let any_fit = nodes.iter().any(|node| node.0);
         for _ in 0..20 {
-            match target(Wants::Standby, &view, &policy, current.map(NodeId), &load, &mut rng) {
+            match target(Wants::Standby, &view, &policy, &mut Floors::default(), current.map(NodeId), &load, &mut rng) {
                 Ok(choice) => prop_assert!(nodes[choice.node().index() - 1].0),
                 Err(refusal) => prop_assert!(refusal == Refusal::NoStandby && !any_fit),
             }
@@ -343,7 +432,7 @@ proptest! {
         let (mut rng, mut used) = (Rng::new(seed), BTreeMap::new());
         let each = 200;
         for _ in 0..u32::from(count) * each {
-            let choice = target(Wants::Standby, &view, &policy(Fallback::Error), None, &IDLE, &mut rng).unwrap();
+            let choice = target(Wants::Standby, &view, &policy(Fallback::Error), &mut Floors::default(), None, &IDLE, &mut rng).unwrap();
             *used.entry(choice.node()).or_insert(0) += 1;
         }
         prop_assert_eq!(used.len(), usize::from(count));

@@ -14,7 +14,7 @@ use super::run::{Attached, End, Flow, Session};
 use super::share::Home;
 use crate::metrics::{Counter, Gauge, Latency};
 use crate::pool::{Backend, LeaseError, Verdict};
-use crate::route::{self, Load, Policy, Refusal, Rng, Target, Wants};
+use crate::route::{self, Floors, Load, Policy, Refusal, Rng, Target, Wants};
 use crate::topology::{Health, NodeId, Nudge, Role, Topology};
 use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
@@ -232,7 +232,8 @@ impl Session {
         let mut rng = Rng::from_system();
         let (registry, now) = (&self.ctx.registry, Instant::now());
         let load = |node| Load { in_flight: registry.in_flight(node), latency: registry.latency(node, now) };
-        route::target(self.login.wants, topology, &policy, current, &load, &mut rng)
+        let mut floors = Floors::default();
+        route::target(self.login.wants, topology, &policy, &mut floors, current, &load, &mut rng)
     }
 
     fn may_wait_for_standby(&self) -> bool {
