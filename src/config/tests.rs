@@ -430,8 +430,6 @@ size = 1
 [route]
 split = "auto"
 consistency = "eventual"
-read_functions = ["f"]
-write_functions = ["g"]
 [retry]
 reads = false
 transactions = true
@@ -445,18 +443,48 @@ fn what_is_not_built_is_refused() {
     proxy.toml:5: auth.source: "passthrough" is not available in this version; write "query" or "static"
     proxy.toml:10: route.split: "auto" is not available in this version; write "declared" or "off"
     proxy.toml:11: route.consistency: "eventual" is not available in this version; write "session" or leave the line out
-    proxy.toml:12: route.read_functions: a list of functions is not available in this version; write [] or leave the line out
-    proxy.toml:13: route.write_functions: a list of functions is not available in this version; write [] or leave the line out
-    proxy.toml:15: retry.reads: false is not available in this version; write true or leave the line out
-    proxy.toml:16: retry.transactions: true is not available in this version; write false or leave the line out
-    proxy.toml:17: retry.resolve_commit: true is not available in this version; write false or leave the line out
-    proxy.toml:18: retry.listen: true is not available in this version; write false or leave the line out
+    proxy.toml:13: retry.reads: false is not available in this version; write true or leave the line out
+    proxy.toml:14: retry.transactions: true is not available in this version; write false or leave the line out
+    proxy.toml:15: retry.resolve_commit: true is not available in this version; write false or leave the line out
+    proxy.toml:16: retry.listen: true is not available in this version; write false or leave the line out
     "#);
     let defaults = "[route]\nconsistency = \"session\"\nread_functions = []\n[retry]\nreads = true\n[limits]\nclient_write_timeout = \"60s\"\n[pool]\nsize = 1";
     assert_eq!(
         read_with(&format!("[cluster]\nnodes = [\"a\"]\n{defaults}"), &[]).unwrap().settings.pool.warm,
         1
     );
+}
+
+#[test]
+fn functions_are_named_as_the_catalogue_names_them() {
+    let long = "x".repeat(64);
+    assert_snapshot!(errors_in(&format!(r#"
+[route]
+read_functions = [
+    "report(int)", "a.b.c",
+    "app.", "", '"F"', "a b",
+    "{long}",
+    "both", 3,
+]
+write_functions = ["both", "app.log", "x;"]
+"#)), @r#"
+    proxy.toml:6: route.read_functions: "a.b.c" has more than one dot; write it like "name" or "schema.name"
+    proxy.toml:6: route.read_functions: "report(int)" has arguments; write only the name, which stands for all functions of that name
+    proxy.toml:7: route.read_functions: "" lacks a name; write it like "name" or "schema.name"
+    proxy.toml:7: route.read_functions: ""F"" has quotes inside; write the name as pg_proc.proname shows it
+    proxy.toml:7: route.read_functions: "a b" has more than a name inside; write each name as a text of its own
+    proxy.toml:7: route.read_functions: "app." lacks a name; write it like "name" or "schema.name"
+    proxy.toml:8: route.read_functions: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx" is longer than a name can be on a server, which is 63 bytes; write it as pg_proc.proname shows it
+    proxy.toml:9: route.read_functions: has a number among its elements; write all as texts
+    proxy.toml:11: route.write_functions: "both" is in read_functions, too; keep it in one of the lists
+    proxy.toml:11: route.write_functions: "x;" has more than a name inside; write each name as a text of its own
+    "#);
+    let text = "[cluster]\nnodes = [\"a\"]\n[route]\nread_functions = [\"f\", \"app.F\"]\nwrite_functions = \"app.g\"";
+    let loaded = read_with(text, &[]).unwrap();
+    assert_eq!(loaded.settings.route.read_functions, ["f", "app.F"]);
+    assert_eq!(loaded.settings.route.write_functions, ["app.g"]);
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].text().contains("capital letters"), "{:?}", loaded.warnings);
 }
 
 #[test]

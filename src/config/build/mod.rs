@@ -5,6 +5,7 @@
 
 mod auth;
 mod cluster;
+mod functions;
 mod listen;
 
 use std::net::SocketAddr;
@@ -125,21 +126,15 @@ fn route(route: &Section<'_>) -> Route {
     if consistency != d.consistency {
         not_yet(route, "consistency", "\"eventual\"", "write \"session\" or leave the line out");
     }
-    let functions = |name, default: &[String]| {
-        let functions = route.texts(name, default);
-        if !functions.is_empty() {
-            not_yet(route, name, "a list of functions", "write [] or leave the line out");
-        }
-        functions
-    };
+    let (read_functions, write_functions) = functions::functions(route);
     Route {
         split,
         consistency,
         database_suffix: route.text("database_suffix").unwrap_or(d.database_suffix),
         zone: route.some_text("zone"),
         slow_start: route.duration("slow_start", d.slow_start, WAIT_OR_NONE),
-        read_functions: functions("read_functions", &d.read_functions),
-        write_functions: functions("write_functions", &d.write_functions),
+        read_functions,
+        write_functions,
     }
 }
 
