@@ -39,6 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "net",
             "pool",
             "route",
+            "session::catalogues",
             "session::directory",
             "sql",
             "topology",

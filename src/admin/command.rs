@@ -25,6 +25,8 @@ pub enum Show {
     Nodes,
     /// Pools of backends.
     Pools,
+    /// Where batches went and why.
+    Routes,
     /// Counters and latencies since the start.
     Stats,
     /// The topology in one row.
@@ -40,6 +42,7 @@ pub const SHOWS: &[(&str, Show, &str)] = &[
     ("POOLS", Show::Pools, "backends of each node, database and user: idle, leased, waited for"),
     ("CLIENTS", Show::Clients, "the sessions: who, from where, in which state, on which node"),
     ("BACKENDS", Show::Backends, "the server connections: pid, node, age, state"),
+    ("ROUTES", Show::Routes, "how much went to the primary and to standbys, by reason"),
     ("STATS", Show::Stats, "counters and latencies since the start"),
     ("EVENTS", Show::Events, "what changed in the topology, when and why; newest last"),
     ("CONFIG", Show::Config, "every option: its value, its default, what a reload does with it"),

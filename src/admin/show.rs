@@ -9,6 +9,7 @@ use super::report::{NodeReport, Report, from_micros};
 use super::table::{Cell, Column, Row, Table};
 use crate::config;
 use crate::pool::{BackendRow, PoolRow};
+use crate::route::Why;
 use crate::session::directory::SessionRow;
 use crate::topology::{Event, NodeId, Topology};
 
@@ -22,6 +23,7 @@ pub fn columns(show: Show) -> &'static [Column] {
         Show::Help => HELP,
         Show::Nodes => NODES,
         Show::Pools => POOLS,
+        Show::Routes => ROUTES,
         Show::Stats => STATS,
         Show::Topology => TOPOLOGY,
         Show::Version => VERSION,
@@ -38,6 +40,7 @@ pub fn table(show: Show, state: &AdminState) -> Table {
         Show::Help => help(),
         Show::Nodes => nodes(state),
         Show::Pools => pools(state),
+        Show::Routes => routes(state),
         Show::Stats => stats(state),
         Show::Topology => topology(state),
         Show::Version => vec![vec![Cell::text(concat!("pgsteer ", env!("CARGO_PKG_VERSION")))]],
@@ -305,6 +308,52 @@ fn config(state: &AdminState) -> Vec<Row> {
         ]
     };
     config::show(&state.settings.load()).into_iter().map(row).collect()
+}
+
+const ROUTES: &[Column] = &[
+    Column::text("route"),
+    Column::text("reason"),
+    Column::text("sqlstate"),
+    Column::int("batches"),
+    Column::float("percent"),
+    Column::text("meaning"),
+];
+
+/// What has happened at least once, the most frequent first; then what standbys failed, by SQLSTATE.
+fn routes(state: &AdminState) -> Vec<Row> {
+    let all: Vec<Why> = Why::all().collect();
+    let mut taken: Vec<_> = state.metrics.routed().filter(|(.., count)| *count > 0).collect();
+    taken.sort_by_key(|(standby, reason, count)| (std::cmp::Reverse(*count), *standby, *reason));
+    let total = taken.iter().map(|(.., count)| count).sum::<u64>() as f64;
+    let percent = |count: u64| (count as f64 / total * 1000.0).round() / 10.0;
+    let row = |(standby, reason, count): (bool, usize, u64)| {
+        let why = all.get(reason).copied();
+        let meaning = why.map(|why| match why {
+            Why::Write(reason) => format!("a part of it {}", reason.text()),
+            why => why.text().to_owned(),
+        });
+        vec![
+            Cell::text(if standby { "standby" } else { "primary" }),
+            Cell::or_null(why, |why| Cell::text(why.as_str())),
+            Cell::Null,
+            Cell::count(count),
+            Cell::Float(percent(count)),
+            Cell::or_null(meaning, Cell::Text),
+        ]
+    };
+    let again = |(sqlstate, count): (&str, u64)| {
+        let meaning = format!("failed on a standby with {sqlstate}, run again on the primary");
+        vec![
+            Cell::text("primary"),
+            Cell::text(Why::Rerun.as_str()),
+            Cell::text(sqlstate),
+            Cell::count(count),
+            Cell::Null,
+            Cell::Text(meaning),
+        ]
+    };
+    let rerun = state.metrics.rerouted().filter(|(_, count)| *count > 0);
+    taken.into_iter().map(row).chain(rerun.map(again)).collect()
 }
 
 const STATS: &[Column] = &[Column::text("metric"), Column::text("labels"), Column::float("value")];

@@ -330,6 +330,12 @@ pub(super) const CLIENT_BYTES: Family =
     counter("pgsteer_client_bytes_total", "Bytes received from and sent to clients after login");
 pub(super) const STATEMENTS: Family =
     counter("pgsteer_statements_total", "Statements and pipelines answered, by node and route");
+pub(super) const ROUTED: Family =
+    counter("pgsteer_routed_total", "Batches sent to the primary and to standbys, by reason");
+pub(super) const REROUTED: Family = counter(
+    "pgsteer_rerouted_total",
+    "Batches that a standby failed and the primary ran again, by the standby's SQLSTATE",
+);
 pub(super) const SESSION_ERRORS: Family =
     counter("pgsteer_session_errors_total", "Errors that the proxy itself gave to clients, by SQLSTATE");
 pub(super) const PROBES: Family = counter("pgsteer_probes_total", "Probes of a node, by result");

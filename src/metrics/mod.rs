@@ -8,6 +8,7 @@ mod average;
 pub mod catalogue;
 mod latency;
 mod render;
+pub mod routes;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ pub use latency::{QUANTILES, Summary};
 
 use catalogue::{COUNTERS, GAUGES, LATENCIES, PIN_CAUSES, SQLSTATES};
 use latency::Recorder;
+use routes::Routes;
 
 /// All figures of one proxy.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ pub struct WorkerMetrics {
     pinned: Box<[AtomicI64]>,
     recorders: Box<[Recorder]>,
     statements: Box<[Statements]>,
+    routes: Box<Routes>,
     bytes_from_clients: AtomicU64,
     bytes_to_clients: AtomicU64,
 }
@@ -251,6 +254,16 @@ impl Metrics {
         })
     }
 
+    /// Batches by where they went (to a standby?) and why (a place in [`routes::REASONS`]).
+    pub fn routed(&self) -> impl Iterator<Item = (bool, usize, u64)> {
+        routes::taken(self.shards.iter().map(|shard| &*shard.routes))
+    }
+
+    /// Batches that a standby failed and the primary ran again, by SQLSTATE.
+    pub fn rerouted(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        routes::rerun(self.shards.iter().map(|shard| &*shard.routes))
+    }
+
     /// Everything in Prometheus' text format 0.0.4 (`text/plain; version=0.0.4; charset=utf-8`).
     pub fn render(&self) -> String {
         render::render(self)
@@ -271,6 +284,7 @@ impl WorkerMetrics {
             pinned: zeros(PIN_CAUSES.len()),
             recorders: LATENCIES.iter().filter_map(|_| Recorder::new()).collect(),
             statements: zeros(nodes),
+            routes: Box::new(Routes::new()),
             bytes_from_clients: AtomicU64::default(),
             bytes_to_clients: AtomicU64::default(),
         }
@@ -317,6 +331,16 @@ impl WorkerMetrics {
             counter.fetch_add(1, Relaxed);
         }
         self.record(if standby { Latency::StatementStandby } else { Latency::StatementPrimary }, duration);
+    }
+
+    /// A batch went to a standby or to the primary; `reason` is a place in [`routes::REASONS`].
+    pub fn routed(&self, standby: bool, reason: usize) {
+        self.routes.taken(standby, reason);
+    }
+
+    /// A standby failed a batch with that SQLSTATE, and the primary runs it again.
+    pub fn rerouted(&self, sqlstate: &str) {
+        self.routes.rerun(sqlstate);
     }
 
     /// An error that the proxy itself gave to a client.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::catalogue::{self as names, COUNTERS, Family, GAUGES, LATENCIES};
 use super::latency::QUANTILES;
-use super::{Figures, Metrics};
+use super::{Figures, Metrics, routes};
 
 /// All roles a node can have in `pgsteer_node_role`, so that each has its own series that goes back to 0.
 const ROLES: &[&str] = &["primary", "standby", "zombie", "stranger", "unknown"];
@@ -48,6 +48,13 @@ impl Text {
         }
         for (cause, now, _) in metrics.pins() {
             self.sample(names::SESSIONS_PINNED, &[("cause", cause)], now);
+        }
+        for (standby, reason, count) in metrics.routed() {
+            let route = if standby { "standby" } else { "primary" };
+            self.sample(names::ROUTED, &[("route", route), ("reason", routes::REASONS[reason])], count);
+        }
+        for (sqlstate, count) in metrics.rerouted() {
+            self.sample(names::REROUTED, &[("sqlstate", sqlstate)], count);
         }
         let (received, sent) = metrics.client_bytes();
         self.sample(names::CLIENT_BYTES, &[("direction", "received")], received);

@@ -58,6 +58,47 @@ impl Why {
         own.into_iter().chain(Reason::ALL.into_iter().map(Self::Write))
     }
 
+    /// Its place among [`Why::all`], which is that of its counter.
+    pub fn index(self) -> usize {
+        match self {
+            Self::Declared => 0,
+            Self::Distrusted => 1,
+            Self::Hint => 2,
+            Self::IncompleteBatch => 3,
+            Self::NotFresh => 4,
+            Self::NoStandby => 5,
+            Self::NotSplit => 6,
+            Self::Pinned => 7,
+            Self::Read => 8,
+            Self::Rerun => 9,
+            Self::Serializable => 10,
+            Self::Target => 11,
+            Self::Transaction => 12,
+            Self::Write(reason) => 13 + reason as usize,
+        }
+    }
+
+    /// What it means, for people. That of a statement that is no read is the end of a sentence which begins with the
+    /// word it is about.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Declared => "the transaction or the session is declared read-only",
+            Self::Distrusted => "a statement like it has failed on a standby before",
+            Self::Hint => "a comment at its beginning asks for it",
+            Self::IncompleteBatch => "not all of the batch was there when its first message had to be sent",
+            Self::NotFresh => "no standby has yet what the session has written or read",
+            Self::NoStandby => "no standby qualifies",
+            Self::NotSplit => "route.split leaves what is not declared read-only to the primary",
+            Self::Pinned => "the session keeps its backend for something that only that one has",
+            Self::Read => "it only reads",
+            Self::Rerun => "a standby failed it, and the primary ran it again",
+            Self::Serializable => "SERIALIZABLE, which no standby has",
+            Self::Target => "pgsteer.target asks for it",
+            Self::Transaction => "it is part of a transaction that may write",
+            Self::Write(reason) => reason.text(),
+        }
+    }
+
     /// The word for metrics and SHOW.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -87,5 +128,13 @@ mod tests {
     fn every_reason_has_a_label_of_its_own() {
         let labels: std::collections::BTreeSet<_> = Why::all().map(Why::as_str).collect();
         assert_eq!(labels.len(), Why::all().count());
+    }
+
+    #[test]
+    fn every_reason_has_its_counter() {
+        let labels: Vec<_> = Why::all().map(Why::as_str).collect();
+        assert_eq!(labels, crate::metrics::routes::REASONS);
+        assert!(Why::all().map(Why::index).eq(0..labels.len()));
+        assert!(Why::all().all(|why| !why.text().is_empty()));
     }
 }

@@ -20,6 +20,7 @@ fn headings_stay() {
     POOLS: node database user startup_set active idle opening closing pinned prepared waiting longest_wait_ms wait_p99_ms
     CLIENTS: session user database address application endpoint state node backend_pid statements pins prepared prepared_bytes tls connected_at
     BACKENDS: backend node database user pid state state_s age_s epoch opened_on_primary pinned prepared tls startup_set
+    ROUTES: route reason sqlstate batches percent meaning
     STATS: metric labels value
     EVENTS: at kind node event
     CONFIG: option value default applies meaning
@@ -40,6 +41,7 @@ fn help_lists_every_command() {
     SHOW POOLS | backends of each node, database and user: idle, leased, waited for
     SHOW CLIENTS | the sessions: who, from where, in which state, on which node
     SHOW BACKENDS | the server connections: pid, node, age, state
+    SHOW ROUTES | how much went to the primary and to standbys, by reason
     SHOW STATS | counters and latencies since the start
     SHOW EVENTS | what changed in the topology, when and why; newest last
     SHOW CONFIG | every option: its value, its default, what a reload does with it
@@ -60,6 +62,33 @@ async fn stats_are_the_metrics() {
     assert_eq!(find("statements_total", "node=\"127.0.0.1:5432\",route=\"primary\""), Cell::Float(1.0));
     assert_eq!(find("sessions", ""), Cell::Float(0.0));
     assert_eq!(find("hold_seconds", "quantile=\"0.5\""), Cell::Null, "nothing was measured yet");
+}
+
+#[tokio::test]
+async fn routes_say_what_happened_the_most_frequent_first() {
+    let state = fixture::state();
+    assert!(table(Show::Routes, &state).rows.is_empty());
+    let count = |standby, why: Why| state.metrics.control().routed(standby, why.index());
+    count(false, Why::Write(crate::sql::Reason::Locking));
+    for _ in 0..7 {
+        count(true, Why::Read);
+    }
+    state.metrics.control().rerouted("25006");
+    state.metrics.control().rerouted("99999");
+    let lines: String = table(Show::Routes, &state)
+        .rows
+        .iter()
+        .map(|row| {
+            let cells = row.iter().map(|cell| cell.to_text().unwrap_or_else(|| "-".to_owned()));
+            cells.collect::<Vec<_>>().join(" | ") + "\n"
+        })
+        .collect();
+    insta::assert_snapshot!(lines, @r"
+    standby | read | - | 7 | 87.5 | it only reads
+    primary | locking | - | 1 | 12.5 | a part of it locks rows
+    primary | rerun | 25006 | 1 | - | failed on a standby with 25006, run again on the primary
+    primary | rerun | other | 1 | - | failed on a standby with other, run again on the primary
+    ");
 }
 
 #[tokio::test]
