@@ -17,9 +17,10 @@ use super::target::Policy;
 const FIELD: usize = 16;
 /// A latency counts as at least this, microseconds: below it, networks and chance tell the nodes apart.
 const LATENCY_MIN: f32 = 250.0;
-/// A node so many times slower than the best fit one gets no work that another can take, until its figure has faded: then
-/// it is tried again, with little.
+/// A node so many times slower than the best fit one, and by so many microseconds, gets no work that another can take,
+/// until its figure has faded: then it is tried again, with little.
 const SLOW: f32 = 4.0;
+const SLOW_BY: f32 = 2000.0;
 /// A session leaves its standby when another is so many times less laden: its settings and statements have to be made
 /// again there.
 const STICKY: f32 = 4.0;
@@ -136,16 +137,20 @@ fn warmth(view: &NodeView, at: Moment, slow_start: Duration) -> f32 {
     if served >= slow_start { 1.0 } else { served.div_duration_f32(slow_start).max(START) }
 }
 
+fn is_slow(micros: f32, best: f32) -> bool {
+    micros > SLOW * best && micros > best + SLOW_BY
+}
+
 /// Finds out what each can take, and who is in this choice at all.
 fn weigh(field: &mut [Candidate]) {
     let known = field.iter().map(|one| one.micros).filter(|micros| *micros > 0.0);
     let best = known.fold(f32::INFINITY, f32::min);
     let best = if best.is_finite() { best } else { LATENCY_MIN };
     // Who is near comes first, as long as one of them is no slow node, nor one that is only tried again.
-    let near_only = field.iter().any(|one| one.near && one.micros <= SLOW * best);
+    let near_only = field.iter().any(|one| one.near && !is_slow(one.micros, best));
     for one in field {
         let latency = one.faded.max(best);
-        one.slow = latency > SLOW * best;
+        one.slow = is_slow(latency, best);
         one.slowness = if one.slow { latency / best } else { 1.0 };
         one.capacity = if near_only && !one.near { 0.0 } else { one.weight / latency };
     }

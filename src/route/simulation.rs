@@ -245,7 +245,7 @@ impl World {
 fn part_of_the_slower(strategy: Strategy, load: f64) -> f64 {
     let mut world = World::new(strategy, 2, load, 1);
     world.standbys[1].speed = 200;
-    world.run(40 * SECOND);
+    world.run(30 * SECOND);
     let sent = world.sent(10 * SECOND);
     sent[1] as f64 / sent[0] as f64
 }
@@ -267,11 +267,11 @@ fn a_standby_twice_as_slow_gets_about_half_of_the_work() {
 fn raised(part: f64, strategy: Strategy, load: f64, wrong: impl Fn(&mut World)) -> f64 {
     let from = 10 * SECOND;
     let mut healthy = World::new(strategy, 2, load, 2);
-    healthy.run(60 * SECOND);
+    healthy.run(40 * SECOND);
     // The same requests: three standbys would get half as many again.
     let mut world = World::new(strategy, 3, load * 2.0 / 3.0, 2);
     wrong(&mut world);
-    world.run(60 * SECOND);
+    world.run(40 * SECOND);
     world.quantile(part, from) / healthy.quantile(part, from)
 }
 
@@ -293,7 +293,7 @@ fn a_standby_a_hundred_times_slower_does_not_raise_p99() {
 #[test]
 fn a_standby_that_stalls_now_and_then_does_not_raise_p99() {
     let wrong = |world: &mut World| {
-        for second in (10..60).step_by(10) {
+        for second in (10..40).step_by(10) {
             world.at(second * SECOND, Event::Stall(2, (second + 1) * SECOND));
         }
     };

@@ -291,17 +291,15 @@ fn latency_divides_the_work_and_the_far_slower_gets_none() {
     let twice = spread(&view, &policy, &slow([0, 1, 2]));
     assert!((290..380).contains(&twice[2]), "{twice:?}");
     assert_eq!(spread(&view, &policy, &slow([0, 1, 5]))[2], 0);
+    let micros = |micros| Load { in_flight: 0, latency: Some(Reading { micros, age: Duration::ZERO }) };
+    let small = Known([0.0, 300.0, 2000.0].map(micros).to_vec());
+    assert!(spread(&view, &policy, &small)[2] > 90, "many times slower, and nobody would notice");
     let mut load = slow([0, 1, 100]);
     load.0[1].in_flight = 99;
     assert_eq!(spread(&view, &policy, &load)[2], 0, "a hundred times slower is as good as 100 in flight");
     load.0[1].in_flight = 100;
     assert_eq!(spread(&view, &policy, &load)[2], 1000);
-    let tiny = Known(
-        [0.0, 30.0, 240.0]
-            .map(|micros| (micros, Duration::ZERO))
-            .map(|(micros, age)| Load { in_flight: 0, latency: Some(Reading { micros, age }) })
-            .to_vec(),
-    );
+    let tiny = Known([0.0, 30.0, 240.0].map(micros).to_vec());
     assert!(spread(&view, &policy, &tiny)[2] > 450, "microseconds are noise");
 }
 
@@ -430,13 +428,13 @@ proptest! {
     fn alike_nodes_are_used_alike(count in 1u16..40, seed in any::<u64>()) {
         let view = topology(count + 1, |_| {});
         let (mut rng, mut used) = (Rng::new(seed), BTreeMap::new());
-        let each = 200;
+        let each = 100;
         for _ in 0..u32::from(count) * each {
             let choice = target(Wants::Standby, &view, &policy(Fallback::Error), &mut Floors::default(), None, &IDLE, &mut rng).unwrap();
             *used.entry(choice.node()).or_insert(0) += 1;
         }
         prop_assert_eq!(used.len(), usize::from(count));
         // Seven standard deviations of a binomial distribution.
-        prop_assert!(used.values().all(|n| (100..=300).contains(n)), "{:?}", used);
+        prop_assert!(used.values().all(|n| (30..=170).contains(n)), "{:?}", used);
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod auth;
+mod balancing;
 mod basic;
 mod catalogue;
 mod catalogues;

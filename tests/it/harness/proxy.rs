@@ -19,6 +19,8 @@ use super::link::Link;
 #[derive(Debug, Clone)]
 pub struct ProxySpec {
     nodes: Vec<(String, u16)>,
+    /// More keys, per node.
+    keys: Vec<String>,
     sections: BTreeMap<String, BTreeMap<String, String>>,
     tables: String,
     listener: [String; 2],
@@ -41,6 +43,7 @@ impl ProxySpec {
     /// In front of any addresses; each with the port that standbys know the node by.
     pub fn to(nodes: Vec<(String, u16)>) -> Self {
         let mut spec = Self {
+            keys: vec![String::new(); nodes.len()],
             nodes,
             sections: BTreeMap::new(),
             tables: String::new(),
@@ -81,6 +84,12 @@ impl ProxySpec {
         self
     }
 
+    /// More keys for a node, in TOML.
+    pub fn node(&mut self, index: usize, text: &str) -> &mut Self {
+        writeln!(self.keys[index], "{text}").unwrap();
+        self
+    }
+
     /// More keys for the first (primary) or second (standby) listener, in TOML.
     pub fn listener(&mut self, index: usize, text: &str) -> &mut Self {
         writeln!(self.listener[index], "{text}").unwrap();
@@ -111,6 +120,7 @@ impl ProxySpec {
             if !address.ends_with(&format!(":{port}")) {
                 writeln!(text, "replication_address = \"127.0.0.1:{port}\"").unwrap();
             }
+            text.push_str(&self.keys[index]);
         }
         for (index, role) in ["primary", "standby"].iter().enumerate() {
             let (port, more) = (ports[index], &self.listener[index]);
