@@ -140,7 +140,7 @@ wait_until() {
 
 # ---- one server and one pgsteer in the folder $run -----------------------------------------------
 # The script that uses them sets these.
-: "${run=}" "${bindir=}" "${server_port=}" "${pgsteer=}"
+: "${run=}" "${bindir=}" "${server_port=}" "${proxy_port=}" "${pgsteer=}"
 proxy_pid=
 
 # For a trap at the end of the script.
@@ -168,6 +168,22 @@ init_server() {
 # As the superuser, not through pgsteer.
 server_sql() {
     as_postgres "$bindir/psql" -X -q -v ON_ERROR_STOP=1 -h "$run/socket" -p "$server_port" -U postgres "$@"
+}
+
+# The tables of a configuration that scripts have in common: the server is the only node, everybody is trusted, clients come
+# to $proxy_port. What is put behind them may begin with more of [cluster.monitor].
+config_head() {
+    cat <<CONF
+[auth]
+source = "trust"
+[[listen]]
+address = "127.0.0.1:$proxy_port"
+[cluster]
+nodes = ["127.0.0.1:$server_port"]
+state_file = ""
+[cluster.monitor]
+user = "postgres"
+CONF
 }
 
 # Runs $pgsteer with the configuration on standard input and waits until it is ready. In a session of its own, as a

@@ -30,15 +30,7 @@ init_server "max_connections = $((clients + 100))" "shared_buffers = 16MB"
 
 proxy() {
     start_proxy <<CONF
-[cluster]
-nodes = ["127.0.0.1:$server_port"]
-state_file = ""
-[cluster.monitor]
-user = "postgres"
-[auth]
-source = "trust"
-[[listen]]
-address = "127.0.0.1:$proxy_port"
+$(config_head)
 [pool]
 size = $clients
 max_backends_per_node = $((clients + 50))

@@ -35,15 +35,7 @@ export PGHOST=127.0.0.1 PGUSER=postgres PGDATABASE=postgres
 pgbench -p "$server_port" -i -q -s 5 2>"$run/fill.log"
 run_proxy() {
     start_proxy <<CONF
-[cluster]
-nodes = ["127.0.0.1:$server_port"]
-state_file = ""
-[cluster.monitor]
-user = "postgres"
-[auth]
-source = "trust"
-[[listen]]
-address = "127.0.0.1:$proxy_port"
+$(config_head)
 [pool]
 mode = "transaction"
 size = $backends

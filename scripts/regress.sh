@@ -117,16 +117,9 @@ start_pgsteer() {
     # threads that compete for a processor would be free to pass them on in another order.
     start_proxy <<CONF
 workers = 1
-[cluster]
-nodes = ["127.0.0.1:$server_port"]
-state_file = "$run/state"
-tls = { mode = "off" }
-[cluster.monitor]
-user = "postgres"
-[auth]
-source = "trust"
-[[listen]]
-address = "127.0.0.1:$proxy_port"
+$(config_head)
+[cluster.tls]
+mode = "off"
 [pool]
 mode = "$mode"
 size = 60

@@ -29,16 +29,8 @@ pgbench -p "$server_port" -i -q -s 1 2>"$run/fill.log"
 # run_proxy MODE
 run_proxy() {
     start_proxy <<CONF
-[cluster]
-nodes = ["127.0.0.1:$server_port"]
-state_file = ""
-[cluster.monitor]
-user = "postgres"
+$(config_head)
 interval = "10s"
-[auth]
-source = "trust"
-[[listen]]
-address = "127.0.0.1:$proxy_port"
 [pool]
 mode = "$1"
 size = 50
