@@ -165,6 +165,7 @@ impl Default for Route {
         Self {
             split: Split::Declared,
             consistency: Consistency::Session,
+            freshness_wait: Duration::ZERO,
             database_suffix: String::new(),
             zone: None,
             slow_start: Duration::from_secs(10),

@@ -321,7 +321,10 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("route.split", Kind::Choice, "\"declared\"", Class::NewSessions,
         "What may go to a standby: `off` or `declared`, which is what the client itself calls read-only."),
     option("route.consistency", Kind::Choice, "\"session\"", Class::NewSessions,
-        "What reads on standbys may rely on: `session`. `eventual` is not available in this version."),
+        "What reads on standbys may rely on. `session`: on finding all that the session has written and read. \
+            `eventual`: on the lag limits."),
+    option("route.freshness_wait", Kind::Duration, "\"0s\"", Class::Live,
+        "How long a read waits for a standby to get what its session has written, before the primary serves it."),
     option("route.database_suffix", Kind::Text, "\"\"", Class::NewSessions,
         "With `_ro`, the database name `app_ro` is `app`, read-only. \"\" turns it off."),
     option("route.zone", Kind::Text, "\"\"", Class::Live,

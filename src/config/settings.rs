@@ -377,6 +377,8 @@ pub struct Route {
     pub split: Split,
     /// What a session may rely on when it reads from standbys.
     pub consistency: Consistency,
+    /// How long a read waits for a standby that has what its session has written; zero: the primary serves it at once.
+    pub freshness_wait: Duration,
     /// Suffix of a database name that makes the session read-only; empty: none.
     pub database_suffix: String,
     /// The proxy's own availability zone, whose standbys come first; `None`: all alike.

@@ -234,6 +234,7 @@ fn rest(lines: &mut Lines, settings: &Settings) {
         Consistency::Session => "session",
     };
     lines.put("route.consistency", consistency);
+    lines.put("route.freshness_wait", format_duration(route.freshness_wait));
     lines.put("route.database_suffix", &route.database_suffix);
     lines.put("route.zone", route.zone.as_deref().unwrap_or_default());
     lines.put("route.slow_start", format_duration(route.slow_start));

@@ -1,8 +1,8 @@
 //! One task per node: when to ask, how long to wait, when to connect anew.
 //!
 //! Every question has its own deadline, a connection attempt included, and no prober ever waits for another. Calm: one
-//! question per interval. Fast (a primary is missing or in doubt): a beat per `fast_interval` in between. A nudge asks at
-//! once, an end of the connection is noticed at once.
+//! question per interval. Fast (a primary is missing or in doubt): a beat per `fast_interval` in between; while sessions
+//! wait for samples, questions in place of beats. A nudge asks at once, an end of the connection is noticed at once.
 
 use std::future::Future;
 use std::pin::pin;
@@ -16,13 +16,18 @@ use crate::config::{Cluster, NodeSettings};
 use crate::metrics::Metrics;
 use crate::net::tls::ServerTlsContext;
 use crate::topology::decide::Input;
-use crate::topology::{Failure, NodeId, Nudges, Observation, Sample, Seen};
+use crate::topology::{Failure, NodeId, Nudge, Nudges, Observation, Sample, Seen};
 
 use super::clock::Clock;
 use super::link::Link;
 
 /// Nudges come in crowds when a server dies; one answer serves them all.
 const NUDGE_GAP: Duration = Duration::from_millis(2);
+/// How long the pace of questions outlives the last wish for a sample. Who waits wishes again at each decision, so this
+/// only has to outlast a late answer.
+const WANTED_LINGER: Duration = Duration::from_millis(100);
+/// Wishes for samples are heard this many times per `fast_interval` while they go on.
+const WANTED_PACE: u32 = 4;
 /// Connection attempts are dearer for a server than questions.
 const CONNECT_GAP: Duration = Duration::from_millis(10);
 /// What does not change while a server runs is asked again this often.
@@ -67,6 +72,19 @@ struct Watch {
     /// When the last whole question was sent.
     whole: Instant,
     answers: u32,
+    /// Until when sessions are taken to wait for samples.
+    wanted: Instant,
+}
+
+impl Watch {
+    /// Is every question to be more than a beat, and one to come soon?
+    fn is_eager(&self) -> bool {
+        self.answers < EAGER_QUESTIONS || self.is_wanted()
+    }
+
+    fn is_wanted(&self) -> bool {
+        Instant::now() < self.wanted
+    }
 }
 
 impl Prober {
@@ -114,7 +132,7 @@ impl Prober {
             Ok((link, first, sample)) => {
                 self.answered(first, link.start_time(), Some(sample)).await;
                 let (first, sent) = (first.number, first.sent);
-                Ok(Watch { link, first, asked: sent, sampled: sent, whole: sent, answers: 1 })
+                Ok(Watch { link, first, asked: sent, sampled: sent, whole: sent, answers: 1, wanted: sent })
             }
             Err(failure) => {
                 self.failed(begun, &failure).await;
@@ -126,8 +144,7 @@ impl Prober {
     /// Asks until the connection ends or a question fails, and reports that.
     async fn watch_over(&mut self, mut watch: Watch) -> Failure {
         loop {
-            let due = watch.asked + self.tick(watch.answers < EAGER_QUESTIONS);
-            let done = match self.wait(&mut watch.link, due, watch.asked + NUDGE_GAP).await {
+            let done = match self.wait(&mut watch).await {
                 Ok(nudged) => self.ask(&mut watch, nudged).await,
                 Err(failure) => {
                     // The end of an idle connection is evidence of this moment, not of the last question's.
@@ -142,7 +159,8 @@ impl Prober {
     }
 
     /// Waits, with an ear on the connection, for the tick, a nudge or a change of pace. True: ask everything.
-    async fn wait(&mut self, link: &mut Link, due: Instant, earliest: Instant) -> Result<bool, Failure> {
+    async fn wait(&mut self, watch: &mut Watch) -> Result<bool, Failure> {
+        let due = watch.asked + self.tick(watch.is_eager());
         let (node, mailbox, fast) = (self.node, &self.nudges, &mut self.fast);
         let woken = async {
             tokio::select! {
@@ -152,11 +170,17 @@ impl Prober {
                 _ = fast.changed() => true,
             }
         };
-        let nudged = link.idle(woken).await?;
+        let nudged = watch.link.idle(woken).await?;
+        let mut taken = self.nudges.take(node);
         if nudged {
-            link.idle(sleep_until(earliest)).await?;
+            let only_wanted = watch.is_wanted() && !taken.trouble();
+            let gap = if only_wanted { self.wanted_gap() } else { NUDGE_GAP };
+            watch.link.idle(sleep_until(watch.asked + gap)).await?;
+            taken = taken.and(self.nudges.take(node));
         }
-        let taken = self.nudges.take(self.node);
+        if taken.contains(Nudge::Wanted) {
+            watch.wanted = Instant::now() + WANTED_LINGER;
+        }
         if taken.trouble() {
             self.tell(Probe { number: 0, link: 0, sent: Instant::now() }, Seen::Trouble).await;
         }
@@ -168,7 +192,7 @@ impl Prober {
         let every = self.sample_interval();
         let now = Instant::now();
         let sample = all
-            || watch.answers < EAGER_QUESTIONS
+            || watch.is_eager()
             || !watch.link.reports_role()
             // A beat that would be followed by a question within half a tick may as well be one.
             || now + self.tick(false) / 2 >= watch.sampled + every;
@@ -289,6 +313,11 @@ impl Prober {
     fn tick(&self, eager: bool) -> Duration {
         let fast = *self.fast.borrow();
         if fast || eager { self.settings.borrow().monitor.fast_interval } else { self.sample_interval() }
+    }
+
+    /// Time between two questions while samples are wished for again and again: replay takes a moment to follow.
+    fn wanted_gap(&self) -> Duration {
+        (self.settings.borrow().monitor.fast_interval / WANTED_PACE).max(NUDGE_GAP)
     }
 
     /// Time between two questions that are more than beats: `interval`, or less where a tight lag limit needs it.

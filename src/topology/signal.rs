@@ -52,6 +52,12 @@ impl Nudged {
         self.0 == 0
     }
 
+    /// These reasons and those.
+    #[must_use]
+    pub fn and(self, more: Nudged) -> Nudged {
+        Nudged(self.0 | more.0)
+    }
+
     /// Did anything come in that hints at trouble with the node (all but [`Nudge::Wanted`])?
     pub fn trouble(self) -> bool {
         self.0 & !(Nudge::Wanted as u32) != 0

@@ -101,6 +101,17 @@ impl Watched {
         published.saturating_duration_since(writable.unwrap().into())
     }
 
+    /// Waits until no probe is sent for half a second.
+    async fn quiet(&self) {
+        let mut sent = None;
+        let calm = async {
+            while sent.replace(self.nudges.sent()) != Some(self.nudges.sent()) {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        soon("calm", calm).await;
+    }
+
     async fn end(self) {
         self.tasks.stop();
         assert!(self.tasks.ended(Duration::from_secs(5)).await);
@@ -249,6 +260,36 @@ async fn one_ended_connection_is_told_from_a_shutdown() {
     let alive = watched.nudges.still_alive(NodeId(0), None, Duration::from_secs(5)).await;
     // A probe that is caught in the shutdown may stay without any answer: no sign of life either way.
     assert_ne!(alive, Alive::Yes);
+    watched.end().await;
+}
+
+#[tokio::test]
+async fn samples_come_fast_while_somebody_waits_for_them_and_calm_returns() {
+    // So calm that no sample comes by itself.
+    let watched = watched(1, |settings| {
+        settings.cluster.monitor.interval = Duration::from_hours(1);
+        settings.cluster.max_lag = Duration::from_hours(10);
+    })
+    .await;
+    watched.until("all is well", |t| t.primary == Some(NodeId(0)) && t.read_nodes().count() == 1).await;
+    let latest = |node: u16| watched.view(node).samples.latest().unwrap();
+    watched.quiet().await;
+    let (before, other) = (watched.nudges.sent(), latest(0));
+    watched.nudges.nudge(NodeId(1), Nudge::Wanted);
+    watched.until("an answer to one wish", |t| t.nodes[1].samples.latest().unwrap().number > before).await;
+    watched.until("a second sample", |t| t.nodes[1].samples.latest().unwrap().number > before + 1).await;
+    watched.quiet().await;
+    assert_eq!(latest(0), other, "nobody has wished for a sample of the other");
+    let mut decisions = watched.store.decisions();
+    let waiting = async {
+        for _ in 0..50 {
+            watched.nudges.nudge(NodeId(0), Nudge::Wanted);
+            decisions.changed().await.unwrap();
+        }
+    };
+    soon("answers to wishes", waiting).await;
+    assert!(latest(0).number > other.number);
+    watched.quiet().await;
     watched.end().await;
 }
 

@@ -123,13 +123,11 @@ fn route(route: &Section<'_>) -> Route {
     }
     let levels = [("eventual", Consistency::Eventual), ("session", Consistency::Session)];
     let consistency = route.choice("consistency", d.consistency, &levels);
-    if consistency != d.consistency {
-        not_yet(route, "consistency", "\"eventual\"", "write \"session\" or leave the line out");
-    }
     let (read_functions, write_functions) = functions::functions(route);
     Route {
         split,
         consistency,
+        freshness_wait: route.duration("freshness_wait", d.freshness_wait, WAIT_OR_NONE),
         database_suffix: route.text("database_suffix").unwrap_or(d.database_suffix),
         zone: route.some_text("zone"),
         slow_start: route.duration("slow_start", d.slow_start, WAIT_OR_NONE),
