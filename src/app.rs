@@ -256,6 +256,7 @@ fn admin_state(
         events,
         registry: Arc::clone(&shared.registry),
         directory: Arc::clone(&shared.directory),
+        catalogues: Arc::clone(&shared.catalogues),
         metrics: Arc::clone(&shared.metrics),
         commands,
         tasks: shared.tasks.clone(),

@@ -2,6 +2,7 @@
 
 pub mod check;
 mod files;
+pub mod route;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,17 @@ enum Command {
         #[command(flatten)]
         from: FromArgs,
     },
+    /// Say where a statement would go, and why; runs nothing
+    Route {
+        #[command(flatten)]
+        file: FileArgs,
+        /// The database it is for [default: that of the monitoring role]
+        #[arg(short = 'd', long, value_name = "NAME")]
+        database: Option<String>,
+        /// The statement
+        #[arg(value_name = "SQL")]
+        sql: String,
+    },
     /// Make a local cluster, put pgsteer in front and show a failover
     Demo(DemoArgs),
 }
@@ -97,6 +109,13 @@ async fn dispatch(command: Command) -> ExitCode {
             match check::run(file.config.as_deref(), json, &mut io::stdout()).await {
                 Ok(verdict) => verdict.into(),
                 Err(error) => fail(&error.to_string()),
+            }
+        }
+        Command::Route { file, database, sql } => {
+            let mut out = io::stdout();
+            match route::run(file.config.as_deref(), database.as_deref(), &sql, &mut out).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
             }
         }
         Command::Status { from, json, watch } => match show_status(&from, json, watch).await {

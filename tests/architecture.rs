@@ -57,7 +57,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "serve", "session", "sql", "topology", "wire",
         ],
     ),
-    ("cli", &["admin", "app", "config", "demo", "metrics", "net", "scram", "topology"]),
+    (
+        "cli",
+        &[
+            "admin",
+            "app",
+            "config",
+            "demo",
+            "drain",
+            "metrics",
+            "net",
+            "scram",
+            "session::catalogues",
+            "sql",
+            "topology",
+        ],
+    ),
     ("main", &["app", "cli", "config", "demo"]),
     ("lib", &[]),
 ];

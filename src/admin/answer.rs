@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 
 use super::command::{self, Constant, SERVER_VERSION, Statement};
 use super::console::Login;
+use super::explain::{self, EXPLAINED};
 use super::show;
 use super::table::{self, Cell, Column, Kind, Table};
 use super::{AdminState, Command};
@@ -89,6 +90,7 @@ impl Answerer {
     fn columns(statement: &Statement) -> &'static [Column] {
         match statement {
             Statement::Constant(constant) => heading(*constant),
+            Statement::Explain { .. } => EXPLAINED,
             Statement::Reload => CHANGED,
             Statement::Show(table) => show::columns(*table),
             _ => &[],
@@ -107,6 +109,9 @@ impl Answerer {
             Statement::Quiet(tag) => Answer::Done(tag),
             Statement::Constant(constant) => Answer::Rows(self.constant(*constant)),
             Statement::Show(table) => Answer::Rows(show::table(*table, &self.state)),
+            Statement::Explain { sql, database } => {
+                Answer::Rows(explain::table(&self.state, sql, database.as_deref()).await)
+            }
             Statement::Kill(session) => self.kill(*session).await?,
             Statement::Reload => Answer::Rows(self.reload().await?),
         })

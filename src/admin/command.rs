@@ -59,6 +59,13 @@ pub enum Statement {
     Commit,
     /// One row, one column: what drivers ask (`SELECT version()`, `SHOW transaction_isolation`).
     Constant(Constant),
+    /// Where a statement would go and why.
+    Explain {
+        /// The statement, with the comments before it.
+        sql: String,
+        /// The database it is for, if named.
+        database: Option<String>,
+    },
     /// Ends the session of this number (SHOW CLIENTS).
     Kill(u64),
     /// Accepted without effect; the text is the command tag.
@@ -183,6 +190,7 @@ fn statement(tokens: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
         "SHOW" => show(rest),
         "RELOAD" if rest.is_empty() => Some(Statement::Reload),
         "KILL" => return kill(rest, typed),
+        "EXPLAIN" => return explain(typed),
         "SELECT" => constant(rest).map(Statement::Constant),
         "BEGIN" | "START" => Some(Statement::Begin),
         "COMMIT" | "END" => Some(Statement::Commit),
@@ -227,6 +235,36 @@ fn kill(rest: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
         format!("KILL needs the number of one session, not \"{}\"", shorten(typed)),
     )
     .with_hint("SHOW CLIENTS lists the sessions and their numbers."))
+}
+
+/// `EXPLAIN ROUTE [(DATABASE name)] statement`. The statement is taken as it was typed: its comments may count.
+fn explain(typed: &str) -> Result<Statement, PgError> {
+    let mut lexer = Lexer::new(typed.as_bytes(), true);
+    let is_route = lexer.next().is_some() && lexer.next().is_some_and(|token| token.is("route"));
+    let mut begin = lexer.position();
+    let mut database = None;
+    if let [Some(Token::Mark(b'(')), Some(option), Some(name), Some(Token::Mark(b')'))] =
+        std::array::from_fn(|_| lexer.next())
+        && option.is("database")
+    {
+        database = match name {
+            // As a server folds names.
+            Token::Word(_) => word(&name).map(str::to_ascii_lowercase),
+            Token::QuotedName(_) => word(&name).map(|name| name.replace("\"\"", "\"")),
+            _ => return Err(explain_form()),
+        };
+        begin = lexer.position();
+    }
+    let sql = typed.get(begin..).unwrap_or_default().trim().to_owned();
+    if !is_route || sql.trim_end_matches(';').is_empty() {
+        return Err(explain_form());
+    }
+    Ok(Statement::Explain { sql, database })
+}
+
+fn explain_form() -> PgError {
+    PgError::error(SqlState::SYNTAX_ERROR, "EXPLAIN ROUTE needs a statement")
+        .with_hint("Write EXPLAIN ROUTE SELECT ..., or EXPLAIN ROUTE (DATABASE name) SELECT ...")
 }
 
 /// `SELECT what [AS name]`, where `what` is a whole number or a function drivers call.
@@ -330,6 +368,32 @@ mod tests {
         // asyncpg at hand-back, in one string.
         let reset = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;";
         assert_eq!(parse(reset).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_statement_to_explain_is_taken_as_it_was_typed() {
+        let explain = |sql: &str, database: Option<&str>| Statement::Explain {
+            sql: sql.to_owned(),
+            database: database.map(str::to_owned),
+        };
+        for (text, expected) in [
+            ("EXPLAIN ROUTE SELECT 1;", explain("SELECT 1;", None)),
+            (
+                "explain route /* pgsteer: standby */ SELECT ';'",
+                explain("/* pgsteer: standby */ SELECT ';'", None),
+            ),
+            ("EXPLAIN ROUTE (SELECT 1)", explain("(SELECT 1)", None)),
+            ("EXPLAIN ROUTE (DATABASE App) SELECT 1", explain("SELECT 1", Some("app"))),
+            ("EXPLAIN ROUTE (database \"My App\")\nVALUES (1)", explain("VALUES (1)", Some("My App"))),
+        ] {
+            assert_eq!(one(text), expected, "{text}");
+        }
+        assert_eq!(parse("EXPLAIN ROUTE SELECT 1; SHOW NODES").unwrap().len(), 2);
+        for text in
+            ["EXPLAIN", "EXPLAIN SELECT 1", "EXPLAIN ROUTE", "EXPLAIN ROUTE;", "EXPLAIN ROUTE (DATABASE 1) x"]
+        {
+            assert!(refused(text).hint.unwrap().contains("EXPLAIN ROUTE (DATABASE name)"), "{text}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::net::tls::ServerTlsContext;
 use crate::pool::Registry;
+use crate::session::catalogues::{Catalogues, Sources};
 use crate::session::directory::Directory;
 use crate::topology::{
     Epoch, EventKind, EventLog, Health, Lag, Lsn, NodeId, Nudges, ReadRefusal, Reads, Role, Store, Timeline,
@@ -45,11 +46,16 @@ pub(super) fn state() -> Arc<AdminState> {
     );
     let began = Instant::now();
     registry.note_statement(NodeId(1), began, began + Duration::from_millis(3));
+    let directory = Arc::new(Directory::new(10));
+    let tls = Arc::new(ServerTlsContext::off());
+    let sources = Sources { store: Arc::clone(&store), tls, directory: Arc::clone(&directory) };
+    let (catalogues, _) = Catalogues::new(Arc::clone(&settings), sources);
     Arc::new(AdminState {
         store,
         settings,
         registry,
-        directory: Arc::new(Directory::new(10)),
+        directory,
+        catalogues,
         events,
         metrics,
         commands,

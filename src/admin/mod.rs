@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod command;
 pub mod console;
+pub mod explain;
 #[cfg(test)]
 mod fixture;
 pub mod http;
@@ -14,6 +15,7 @@ pub mod show;
 pub mod status;
 pub mod table;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -26,6 +28,7 @@ use crate::config::{Change, Settings};
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::Registry;
+use crate::session::catalogues::Catalogues;
 use crate::session::directory::Directory;
 use crate::topology::{EventLog, Store};
 
@@ -41,6 +44,8 @@ pub struct AdminState {
     pub registry: Arc<Registry>,
     /// The sessions of clients.
     pub directory: Arc<Directory>,
+    /// What is known of the databases in use.
+    pub catalogues: Arc<Catalogues>,
     /// What is counted and timed.
     pub metrics: Arc<Metrics>,
     /// Where orders go.
@@ -65,6 +70,15 @@ pub struct Readiness {
 }
 
 impl AdminState {
+    /// The database that most sessions are logged in to.
+    pub fn busiest_database(&self) -> Option<String> {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for session in self.directory.rows() {
+            *counts.entry(session.database).or_default() += 1;
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(database, _)| database)
+    }
+
     /// All figures as Prometheus' text, with those that are made when they are asked for.
     pub fn render_metrics(&self) -> String {
         for (node, figures) in report::loads(self).into_iter().enumerate() {

@@ -53,6 +53,10 @@ const HELP: &[Column] = &[Column::text("command"), Column::text("meaning")];
 fn help() -> Vec<Row> {
     let shows = SHOWS.iter().map(|(word, _, meaning)| (format!("SHOW {word}"), *meaning));
     let orders = [
+        (
+            "EXPLAIN ROUTE [(DATABASE <name>)] <statement>",
+            "where the statement would go, why, and what speaks for each node; runs nothing",
+        ),
         ("RELOAD", "reads the configuration file again; lists what changed and what needs a restart"),
         ("KILL <session>", "ends one session, by its number in SHOW CLIENTS"),
     ];

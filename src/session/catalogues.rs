@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-pub use loader::{Loader, Sources};
+pub use loader::{Loader, Sources, look};
 pub use names::facts;
 
 use crate::config::{PoolMode, Route, Settings, Split};
@@ -29,6 +29,8 @@ use crate::sql::hidden::Risks;
 const QUEUE: usize = 64;
 /// Longest wait of a session for what its database holds.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The same of a person who asks.
+const LONG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is known of one database; `None` while it has not been wanted.
 #[derive(Clone, Default)]
@@ -128,13 +130,13 @@ impl Catalogues {
     /// Something in a database has changed: waits until all of it has been read again, for a moment at most. What comes
     /// later shows in [`Catalogues::version`].
     pub async fn refresh(&self, database: &str) {
-        self.ask(database, Wants::default()).await;
+        self.ask(database, Wants::default(), PATIENCE).await;
     }
 
     /// The same whatever `route.split` is: for those who only want to look. What is wanted once is read again for as long
     /// as the database has sessions.
     pub async fn look(&self, database: &str) -> Arc<Catalogue> {
-        self.ask(database, Wants { names: true, risks: false }).await;
+        self.ask(database, Wants { names: true, risks: false }, LONG_PATIENCE).await;
         self.get(database)
     }
 
@@ -151,7 +153,7 @@ impl Catalogues {
         self.reloaded.notify_one();
     }
 
-    async fn ask(&self, database: &str, wants: Wants) {
+    async fn ask(&self, database: &str, wants: Wants, patience: Duration) {
         let (done, read) = oneshot::channel();
         let request = Request { database: database.into(), wants, done: Some(done) };
         let asked = async {
@@ -161,7 +163,7 @@ impl Catalogues {
             }
         };
         // Whoever waits no longer goes on with what is known.
-        let _ = tokio::time::timeout(PATIENCE, asked).await;
+        let _ = tokio::time::timeout(patience, asked).await;
     }
 
     /// The next catalogue of a database gets this generation.
@@ -205,7 +207,8 @@ fn newer<T>(old: Option<&Arc<T>>, new: Option<Arc<T>>, same: impl Fn(&T, &T) -> 
     new.filter(|new| !old.is_some_and(|old| same(old, new)))
 }
 
-fn overrides(route: &Route) -> Overrides {
+/// What the configuration says of functions.
+pub fn overrides(route: &Route) -> Overrides {
     let (read, write) = (&route.read_functions, &route.write_functions);
     Overrides::new(read.iter().map(String::as_str), write.iter().map(String::as_str))
 }

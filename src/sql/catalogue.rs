@@ -50,6 +50,11 @@ impl Catalogue {
         Self { overrides, ..Self::default() }
     }
 
+    /// Whether it has been loaded: every database has relations.
+    pub fn is_known(&self) -> bool {
+        !self.relations.is_empty()
+    }
+
     /// Grows with every catalogue of a database: a verdict is good for one generation. That of one not loaded is 0.
     pub fn generation(&self) -> u64 {
         self.generation

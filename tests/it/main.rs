@@ -17,6 +17,7 @@ mod check;
 mod columns;
 mod demo;
 mod drivers;
+mod explain;
 mod failover;
 mod figures;
 mod functions;

@@ -47,6 +47,7 @@ fn help_lists_every_command() {
     SHOW CONFIG | every option: its value, its default, what a reload does with it
     SHOW VERSION | the version of pgsteer
     SHOW HELP | this list
+    EXPLAIN ROUTE [(DATABASE <name>)] <statement> | where the statement would go, why, and what speaks for each node; runs nothing
     RELOAD | reads the configuration file again; lists what changed and what needs a restart
     KILL <session> | ends one session, by its number in SHOW CLIENTS
     ");

@@ -31,6 +31,11 @@ SELECT current_setting('server_version_num'), pg_is_in_recovery(),
     AND has_function_privilege('pg_control_recovery()', 'EXECUTE'),
   has_function_privilege('pg_promote(boolean, integer)', 'EXECUTE')";
 
+/// Templates are nobody's to work in.
+const CLOSED: &str = "\
+SELECT coalesce(json_agg(datname ORDER BY datname), '[]') FROM pg_database
+WHERE datallowconn AND NOT datistemplate AND NOT has_database_privilege(oid, 'CONNECT')";
+
 /// Needs the right to execute.
 const CONTROL: &str = "SELECT (pg_control_system()).system_identifier, (pg_control_checkpoint()).timeline_id";
 
@@ -130,6 +135,9 @@ async fn facts(client: &Client) -> Result<Facts, Error> {
         rights: Rights { superuser: yes(8), monitor: yes(9), control: yes(10), promote: yes(11) },
         ..Facts::default()
     };
+    if let Some(row) = one_row(client, CLOSED).await? {
+        facts.closed = row.get(0).and_then(|names| serde_json::from_str(names).ok()).unwrap_or_default();
+    }
     if facts.rights.control {
         control(client, &mut facts).await?;
     }

@@ -33,6 +33,8 @@ pub(super) struct Facts {
     /// Whether a standby lives from an archive alone (`primary_conninfo` is empty).
     pub(super) archive_fed: Option<bool>,
     pub(super) limits: ServerLimits,
+    /// Databases that the monitoring role may not connect to.
+    pub(super) closed: Vec<String>,
     pub(super) rights: Rights,
     /// `None` when no question was to be asked.
     pub(super) auth: Option<AuthAnswer>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::facts::{AuthAnswer, Facts, NodeReport, Rights, Unreachable};
-use crate::config::{Settings, TlsMode, format_size, setup_sql};
+use crate::config::{PoolMode, Settings, Split, TlsMode, format_size, setup_sql};
 use crate::topology::Lsn;
 
 /// The first version that reports `in_hot_standby`, which the probes rely on.
@@ -127,6 +127,7 @@ fn alone(findings: &mut Findings<'_>, name: &str, facts: &Facts) {
         findings.advice(node, "has hot_standby off: as a standby it would answer nobody", sql);
     }
     connections(findings, name, facts);
+    databases(findings, name, facts);
     rights(findings, name, facts.rights);
 }
 
@@ -149,6 +150,24 @@ fn connections(findings: &mut Findings<'_>, name: &str, facts: &Facts) {
         );
         findings.problem(Some(name), text, sql);
     }
+}
+
+/// What cannot be read of databases counts as a write, and as leaving nothing behind.
+fn databases(findings: &mut Findings<'_>, name: &str, facts: &Facts) {
+    let settings = findings.settings;
+    let is_read = settings.route.split == Split::Auto || settings.pool.mode == PoolMode::Transaction;
+    // Standbys have the same rights.
+    if facts.closed.is_empty() || facts.in_recovery || !is_read {
+        return;
+    }
+    let user = &settings.cluster.monitor.user;
+    let (quoted, closed) = (setup_sql::identifier(user), join(facts.closed.iter().cloned()));
+    let text = format!(
+        "the role {quoted} may not connect to {closed}: what functions and tables do there is not known"
+    );
+    let grants: String =
+        facts.closed.iter().map(|database| setup_sql::connect_grant(user, database)).collect();
+    findings.advice(Some(name), text, grants);
 }
 
 fn rights(findings: &mut Findings<'_>, name: &str, rights: Rights) {

@@ -24,6 +24,7 @@ fn primary() -> Facts {
             max_connections: 100,
             reserved: 3,
         },
+        closed: Vec::new(),
         rights: Rights { superuser: false, monitor: true, control: true, promote: true },
         auth: Some(AuthAnswer::Works),
     }
@@ -224,6 +225,23 @@ fn pg_authid_will_do_and_an_odd_query_will_not() {
 
     2 problems
     "#);
+}
+
+#[test]
+fn databases_that_cannot_be_read_matter_where_they_are_read() {
+    let closed = Facts { closed: vec!["app".to_owned(), "My app".to_owned()], ..primary() };
+    let nodes = named(vec![Ok(closed.clone()), Ok(Facts { in_recovery: true, ..closed })]);
+    let mut settings = Settings::for_tests();
+    let told = |settings: &Settings| {
+        let findings = judge(settings, &nodes);
+        let about = findings.into_iter().filter(|finding| finding.text.contains("may not connect"));
+        about.map(|finding| (finding.is_problem, finding.sql)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&settings), []);
+    settings.route.split = crate::config::Split::Auto;
+    let grants =
+        "GRANT CONNECT ON DATABASE app TO pgsteer;\nGRANT CONNECT ON DATABASE \"My app\" TO pgsteer;\n";
+    assert_eq!(told(&settings), [(false, grants.to_owned())]);
 }
 
 #[test]

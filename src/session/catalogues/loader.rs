@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::super::directory::Directory;
 use super::super::verifiers::best_node;
 use super::{Catalogues, Known, Request, Wants, names, overrides, risks};
-use crate::config::{Settings, setup_sql};
+use crate::config::{NodeAddress, Settings, setup_sql};
 use crate::drain::Tasks;
 use crate::net::client::{self, ConnectError};
 use crate::net::tls::ServerTlsContext;
@@ -187,22 +187,8 @@ impl Loader {
         let topology = self.sources.store.load();
         let node = best_node(&topology).and_then(|node| topology.node(node));
         let node = node.ok_or_else(|| Failure::Passing("no node answers".to_owned()))?;
-        let monitor = &settings.cluster.monitor;
-        let login = client::Login {
-            user: &monitor.user,
-            password: monitor.password.as_ref(),
-            database,
-            application_name: "pgsteer catalogue",
-        };
-        let deadline = Instant::now() + settings.cluster.connect_timeout;
-        let (client, connection) = client::connect(&node.spec.address, &self.sources.tls, &login, deadline)
-            .await
-            .map_err(|error| not_connected(&error, &monitor.user, database))?;
-        tasks.spawn(async move {
-            // Its end shows in the client half; nothing else is to be known.
-            let _ = connection.await;
-        });
-        query(&client, wants).await.map_err(|error| not_read(&error, &monitor.user))
+        let client = connect(&node.spec.address, &self.sources.tls, database, settings, tasks).await?;
+        query(&client, wants).await.map_err(|error| not_read(&error, &settings.cluster.monitor.user))
     }
 
     async fn learn(&mut self, database: &str, found: Found, settings: &Settings) {
@@ -252,6 +238,53 @@ impl Loader {
         self.catalogues.publish(database, Known { names, risks });
         true
     }
+}
+
+/// Asks one node about one database, for those who do not keep what they learn; an error says what to do.
+pub async fn look(
+    address: &NodeAddress,
+    tls: &ServerTlsContext,
+    database: &str,
+    settings: &Settings,
+    tasks: &Tasks,
+) -> Result<Catalogue, String> {
+    let asked = async {
+        let client = connect(address, tls, database, settings, tasks).await?;
+        let found = query(&client, Wants { names: true, risks: false }).await;
+        found.map_err(|error| not_read(&error, &settings.cluster.monitor.user))
+    };
+    match tokio::time::timeout(LOAD, asked).await {
+        Ok(Ok(found)) => Ok(Catalogue::new(&found.facts.unwrap_or_default(), overrides(&settings.route), 1)),
+        Ok(Err(Failure::Missing)) => Err(format!("there is no database \"{database}\"")),
+        Ok(Err(Failure::Refused { error, todo })) => Err(format!("{error}; {}", todo.trim_end())),
+        Ok(Err(Failure::Passing(error))) => Err(error),
+        Err(_) => Err(format!("no answer within {} s", LOAD.as_secs())),
+    }
+}
+
+async fn connect(
+    address: &NodeAddress,
+    tls: &ServerTlsContext,
+    database: &str,
+    settings: &Settings,
+    tasks: &Tasks,
+) -> Result<Client, Failure> {
+    let monitor = &settings.cluster.monitor;
+    let login = client::Login {
+        user: &monitor.user,
+        password: monitor.password.as_ref(),
+        database,
+        application_name: "pgsteer catalogue",
+    };
+    let deadline = Instant::now() + settings.cluster.connect_timeout;
+    let (client, connection) = client::connect(address, tls, &login, deadline)
+        .await
+        .map_err(|error| not_connected(&error, &monitor.user, database))?;
+    tasks.spawn(async move {
+        // Its end shows in the client half; nothing else is to be known.
+        let _ = connection.await;
+    });
+    Ok(client)
 }
 
 async fn query(client: &Client, wants: Wants) -> Result<Found, tokio_postgres::Error> {
