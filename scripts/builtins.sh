@@ -15,13 +15,13 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # Volatile, but any node may answer: nothing is changed, and no two calls are promised to agree anyway. Also what the
 # grammar writes like a call without there being a function of that name.
-harmless='^(array_sample|array_shuffle|bernoulli|clock_timestamp|current_date|current_query|current_time|current_timestamp|gen_random_uuid|localtime|localtimestamp|pg_partition_ancestors|pg_partition_tree|pg_sleep|pg_sleep_for|pg_sleep_until|random|random_normal|system|timeofday|timezone|uuidv4|uuidv7)$'
+harmless='^(array_sample|array_shuffle|bernoulli|clock_timestamp|current_date|current_query|current_time|current_timestamp|gen_random_uuid|localtime|localtimestamp|pg_is_in_recovery|pg_partition_ancestors|pg_partition_tree|pg_sleep|pg_sleep_for|pg_sleep_until|random|random_normal|system|timeofday|timezone|uuidv4|uuidv7)$'
 
 # Not volatile, but no plain reads: they assign a transaction number, or run what their argument names.
 acting='^(pg_current_xact_id|txid_current|(table|schema|database|cursor|query)_to_xml.*|pg_input_.*)$'
 
 # About one node: its files, processes, positions and statistics, or about which node it is.
-local='^(inet_(client|server)_.*|pg_(stat|ls|control|last|current_wal|walfile|replication|show|hba|ident|get_(aios|backend|loaded|replication_slots|shmem|wait|wal))_.*|pg_(is|get)_wal_replay_.*|pg_get_(aios|replication_slots|backend_memory_contexts|shmem_allocations|loaded_modules)|pg_walfile_name|pg_split_walfile_name|pg_is_in_(recovery|backup)|pg_backup_start_time|pg_(wal_replay|available)_.*|pg_(read|stat)_.*file.*|.*_actual_version|pg_(database|indexes|relation|table|tablespace|total_relation)_size|pg_tablespace_(databases|location)|pg_(backend_pid|blocking_pids|conf_load_time|config|current_logfile|current_snapshot|cursor|extension_update_paths|jit_available|listening_channels|lock_status|notification_queue_usage|numa_available|postmaster_start_time|prepared_statement|prepared_xact|safe_snapshot_blocking_pids|xact_status|xact_commit_timestamp.*)|txid_(current_snapshot|status))$'
+local='^(inet_(client|server)_.*|pg_(stat|ls|control|last|current_wal|walfile|replication|show|hba|ident|get_(aios|backend|loaded|replication_slots|shmem|wait|wal))_.*|pg_(is|get)_wal_replay_.*|pg_get_(aios|replication_slots|backend_memory_contexts|shmem_allocations|loaded_modules)|pg_walfile_name|pg_split_walfile_name|pg_is_in_backup|pg_backup_start_time|pg_(wal_replay|available)_.*|pg_(read|stat)_.*file.*|.*_actual_version|pg_(database|indexes|relation|table|tablespace|total_relation)_size|pg_tablespace_(databases|location)|pg_(backend_pid|blocking_pids|conf_load_time|config|current_logfile|current_snapshot|cursor|extension_update_paths|jit_available|listening_channels|lock_status|notification_queue_usage|numa_available|postmaster_start_time|prepared_statement|prepared_xact|safe_snapshot_blocking_pids|xact_status|xact_commit_timestamp.*)|txid_(current_snapshot|status))$'
 
 run=$(mktemp -d "${TMPDIR:-/tmp}/pgsteer-builtins.XXXXXX")
 chmod 755 "$run"

@@ -319,7 +319,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("pool.reset_timeout", Kind::Duration, "\"5s\"", Class::Live,
         "A backend that is not clean after this time is closed."),
     option("route.split", Kind::Choice, "\"declared\"", Class::NewSessions,
-        "What may go to a standby: `off` or `declared`, which is what the client itself calls read-only."),
+        "What may go to a standby: `off`, `declared`, which is what the client itself calls read-only, or `auto`, \
+         which is also every statement outside a transaction that only reads."),
     option("route.consistency", Kind::Choice, "\"session\"", Class::NewSessions,
         "What reads on standbys may rely on. `session`: on finding all that the session has written and read. \
             `eventual`: on the lag limits."),
@@ -336,7 +337,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("route.write_functions", Kind::List, "[]", Class::Live,
         "Functions whose calls go to the primary, whatever the catalogue says."),
     option("retry.reads", Kind::Flag, "true", Class::Live,
-        "Run a read again elsewhere when nothing of its result was delivered. Not available in this version."),
+        "Run a read (`route.split` = `auto`) again elsewhere when its node was lost before any of its result was delivered."),
     option("retry.transactions", Kind::Flag, "false", Class::Live,
         "Replay open transactions on a new primary. Not available in this version."),
     option("retry.resolve_commit", Kind::Flag, "false", Class::Live,

@@ -290,7 +290,6 @@ fn mistakes_in_the_environment() {
     environment PGSTEER__POOL: pool: is a block; set its options one by one, each with __ and its name behind it
     environment PGSTEER__POOL__SIEZ: pool.siez: no such option; did you mean "size"?
     environment PGSTEER__POOL__SIZE: pool.size: is the text "many"; write a whole number
-    environment PGSTEER__RETRY__READS: retry.reads: false is not available in this version; write true or leave the line out
     "#);
 }
 
@@ -370,7 +369,6 @@ fn everything_wrong_is_told_at_once_in_the_order_of_the_file() {
     proxy.toml:26: pool.size: is 200, but a node gets at most 90 backends (pool.max_backends_per_node); raise that or lower this
     proxy.toml:27: pool.warm: is -1; write a number between 0 and 1000
     proxy.toml:28: pool.max_clients: is too large; write a number between 1 and 1000000
-    proxy.toml:30: route.split: "auto" is not available in this version; write "declared" or "off"
     proxy.toml:31: route.consistency: is true or false; write text in quotes
     proxy.toml:33: retry.transactions: true is not available in this version; write false or leave the line out
     proxy.toml:34: retry.reads: is the text "yes"; write true or false
@@ -440,8 +438,6 @@ listen = true
 fn what_is_not_built_is_refused() {
     assert_snapshot!(errors(NOT_BUILT), @r#"
     proxy.toml:5: auth.source: "passthrough" is not available in this version; write "query" or "static"
-    proxy.toml:10: route.split: "auto" is not available in this version; write "declared" or "off"
-    proxy.toml:12: retry.reads: false is not available in this version; write true or leave the line out
     proxy.toml:13: retry.transactions: true is not available in this version; write false or leave the line out
     proxy.toml:14: retry.resolve_commit: true is not available in this version; write false or leave the line out
     proxy.toml:15: retry.listen: true is not available in this version; write false or leave the line out

@@ -57,6 +57,10 @@ const CANCELS: Family = counter("pgsteer_cancels_total", "Cancel requests, by ou
 const SESSIONS_STARTED: Family = counter("pgsteer_sessions_started_total", "Sessions that began");
 const SESSIONS_MOVED: Family =
     counter("pgsteer_sessions_moved_total", "Sessions that went on at another node without closing");
+const READS_RERUN: Family = counter(
+    "pgsteer_reads_rerun_total",
+    "Reads that another node answered than the one chosen first, unnoticed by their client, by reason",
+);
 const SESSIONS_KILLED: Family = counter("pgsteer_sessions_killed_total", "Sessions ended from the console");
 const HOLDS_STARTED: Family =
     counter("pgsteer_holds_started_total", "Statements and logins that had to wait for a primary");
@@ -130,6 +134,10 @@ pub enum Counter {
     SessionStarted,
     /// A session went on at another node.
     SessionMoved,
+    /// A read was run again: its node was lost before the client heard anything of the answer.
+    ReadRunAgain,
+    /// A read went to the primary: the standby chosen for it gave no backend.
+    ReadWithoutStandby,
     /// A session was ended from the console.
     SessionKilled,
     /// Work began to wait for a primary.
@@ -225,6 +233,8 @@ pub(super) const COUNTERS: &[Naming] = &[
     (Counter::CancelWaiting, CANCELS, Some(("result", "waiting"))),
     (Counter::SessionStarted, SESSIONS_STARTED, None),
     (Counter::SessionMoved, SESSIONS_MOVED, None),
+    (Counter::ReadRunAgain, READS_RERUN, Some(("reason", "node_lost"))),
+    (Counter::ReadWithoutStandby, READS_RERUN, Some(("reason", "no_backend"))),
     (Counter::SessionKilled, SESSIONS_KILLED, None),
     (Counter::HoldStarted, HOLDS_STARTED, None),
     (Counter::HoldClientGone, HOLDS_ENDED, Some(("result", "client_gone"))),

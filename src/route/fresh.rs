@@ -96,6 +96,11 @@ impl Floors {
         self.required = None;
     }
 
+    /// The client requires something.
+    pub fn is_required(&self) -> bool {
+        self.required.is_some()
+    }
+
     /// A wait for a standby to get here, as [`super::Refusal::NotFresh`] proposed it, was in vain. None is proposed
     /// again before a standby has what the primary has now. `number` is [`crate::topology::Nudges::sent`].
     pub fn gave_up(&mut self, number: u64) {

@@ -12,6 +12,8 @@ use super::limbo::Limbo;
 use super::restore::{self, RestoreError};
 use super::run::{Attached, End, Flow, Session};
 use super::share::Home;
+use super::split::Splitter;
+use crate::config::Fallback;
 use crate::metrics::{Counter, Gauge, Latency};
 use crate::pool::{Backend, LeaseError, Verdict};
 use crate::route::{self, Floors, Load, Policy, Refusal, Rng, Target, Wants};
@@ -23,6 +25,8 @@ use crate::wire::error::{PgError, SqlState};
 const NO_VERSION: u64 = u64::MAX;
 /// Pause before a node that refused is tried again when the topology has not changed meanwhile.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Longest wait for a standby that only we have chosen.
+const CHOICE: Duration = Duration::from_secs(1);
 
 /// Why a request cannot have a backend.
 pub(super) enum NoBackend {
@@ -58,14 +62,21 @@ impl Session {
             return Ok(());
         }
         if !self.state.is_quiet() {
-            // In a block nothing but the name can be wanted.
-            return self.reapply_name().await;
+            // In a block nothing but the name or the position can be wanted.
+            return match self.await_position().await {
+                Ok(()) => self.reapply_name().await,
+                Err(NoBackend::End(end)) => Err(end),
+                Err(_) => self.settle_loss(),
+            };
         }
-        let timeout = self.ctx.settings.load().cluster.hold_timeout;
-        match self.find_backend(Instant::now() + timeout).await {
-            Ok(()) => self.reapply_name().await,
+        match self.find_for_batch().await {
+            Ok(()) => {
+                self.note_node();
+                self.reapply_name().await
+            }
             Err(NoBackend::End(end)) => Err(end),
             Err(NoBackend::Refused(error) | NoBackend::RefusedByServer(error, _)) => {
+                self.end_batch();
                 self.ctx.metrics.count_error(error.code.as_str());
                 self.limbo = Some(Box::new(Limbo::refusal(error)));
                 // A backend kept in hand is not good by that: the next request asks again.
@@ -75,8 +86,27 @@ impl Session {
         }
     }
 
+    /// A backend of the kind that the batch that waits goes to. Where only we have chosen a standby, the primary serves
+    /// as well.
+    async fn find_for_batch(&mut self) -> Result<(), NoBackend> {
+        let timeout = self.ctx.settings.load().cluster.hold_timeout;
+        self.await_position().await?;
+        self.await_freshness().await?;
+        self.change_sides().await?;
+        if self.is_our_choice() {
+            match self.find_backend(Instant::now() + CHOICE.min(timeout)).await {
+                Err(NoBackend::Refused(_) | NoBackend::RefusedByServer(..)) => {
+                    self.give_up_standby();
+                    self.change_sides().await?;
+                }
+                done => return done,
+            }
+        }
+        self.find_backend(Instant::now() + timeout).await
+    }
+
     /// A RESET on the backend took the session's name away, which no server would do.
-    async fn reapply_name(&mut self) -> Flow {
+    pub(super) async fn reapply_name(&mut self) -> Flow {
         if !self.state.take_name_reset() {
             return Ok(());
         }
@@ -120,7 +150,11 @@ impl Session {
     async fn search(&mut self, deadline: Instant, hold: &mut Option<Instant>) -> Result<(), NoBackend> {
         let began = Instant::now();
         loop {
-            self.seen_version = self.ctx.store.version();
+            let version = self.ctx.store.version();
+            if self.seen_version != version {
+                self.seen_version = version;
+                self.forget_other_home();
+            }
             let topology = self.ctx.store.load();
             if self.keep_or_leave(&topology)? {
                 return Ok(());
@@ -133,8 +167,14 @@ impl Session {
                 Ok(target) => match self.try_node(target, &topology, deadline).await? {
                     Attempt::Attached => return Ok(()),
                     Attempt::Again => continue,
+                    Attempt::Retry if self.is_our_choice() => {
+                        return Err(NoBackend::Refused(no_standby(began.elapsed())));
+                    }
                     Attempt::Retry => pause = Instant::now() + RETRY_PAUSE,
                 },
+                Err(_) if self.is_our_choice() => {
+                    return Err(NoBackend::Refused(no_standby(began.elapsed())));
+                }
                 Err(Refusal::NoStandby) if !self.may_wait_for_standby() => {
                     return Err(NoBackend::Refused(no_standby(began.elapsed())));
                 }
@@ -178,10 +218,10 @@ impl Session {
             self.settle_loss()?;
             return Ok(false);
         }
-        if route::still_good(self.login.wants, topology, attached.node, attached.epoch) {
+        if self.is_still_good(topology, attached) {
             return Ok(true);
         }
-        match self.login.wants {
+        match self.wants {
             Wants::Primary => Ok(false),
             Wants::Standby => self.stay_or_leave_standby(topology),
         }
@@ -224,24 +264,80 @@ impl Session {
         }
     }
 
-    fn target(&self, topology: &Topology) -> Result<Target, Refusal> {
+    /// Whether the backend in hand may take the batch that waits.
+    fn is_still_good(&self, topology: &Topology, attached: &Attached) -> bool {
+        let chosen = self.split.as_ref().and_then(|split| split.node);
+        attached.side == self.wants
+            && (self.wants == Wants::Primary || chosen.is_none_or(|node| node == attached.node))
+            && (chosen.is_some() && attached.is_standby_at(topology)
+                || route::still_good(self.wants, topology, attached.node, attached.epoch))
+    }
+
+    fn target(&mut self, topology: &Topology) -> Result<Target, Refusal> {
+        let Some(mut split) = self.split.take() else {
+            let last = self.home.as_deref().map(Home::node);
+            let settings = self.ctx.settings.load();
+            let policy = Policy::of(&settings);
+            return self.pick(&mut Floors::default(), &policy, topology, last);
+        };
+        let fallback = split.is_ours.then_some(Fallback::Error);
+        let target = self.target_for(&mut split, topology, fallback);
+        self.split = Some(split);
+        // Whoever asked for a standby and waited in vain reads on the primary: it has everything.
+        let may_fall_back = fallback.unwrap_or(self.ctx.settings.load().cluster.fallback) != Fallback::Error;
+        match target {
+            Err(Refusal::NotFresh { .. }) if may_fall_back => {
+                topology.writable_primary().map(Target::Primary).ok_or(Refusal::NoStandby)
+            }
+            target => target,
+        }
+    }
+
+    /// The node for the batch of a session that may use both kinds; `fallback` in place of the cluster's.
+    pub(super) fn target_for(
+        &self,
+        split: &mut Splitter,
+        topology: &Topology,
+        fallback: Option<Fallback>,
+    ) -> Result<Target, Refusal> {
         let settings = self.ctx.settings.load();
-        let policy = Policy::of(&settings);
-        let last = self.home.as_deref().map(Home::node);
-        let current = self.attached.as_ref().map(|attached| attached.node).or(last);
+        let mut policy = Policy::of(&settings);
+        policy.fallback = fallback.unwrap_or(policy.fallback);
+        policy.max_lag = split.max_lag();
+        let last = split.last_node(self.wants, self.home.as_deref());
+        self.pick(&mut split.floors, &policy, topology, last)
+    }
+
+    /// The node for the next batch; `last` is the one before, where there is no backend in hand.
+    fn pick(
+        &self,
+        floors: &mut Floors,
+        policy: &Policy,
+        topology: &Topology,
+        last: Option<NodeId>,
+    ) -> Result<Target, Refusal> {
+        let here = self.attached.as_ref().filter(|attached| attached.side == self.wants);
+        let current = here.map(|attached| attached.node).or(last);
         let mut rng = Rng::from_system();
         let (registry, now) = (&self.ctx.registry, Instant::now());
         let load = |node| Load { in_flight: registry.in_flight(node), latency: registry.latency(node, now) };
-        let mut floors = Floors::default();
-        route::target(self.login.wants, topology, &policy, &mut floors, current, &load, &mut rng)
+        route::target(self.wants, topology, policy, floors, current, &load, &mut rng)
+    }
+
+    /// The batch that waits goes to the node in hand.
+    fn note_node(&mut self) {
+        let node = self.attached.as_ref().map(|attached| attached.node);
+        if let Some(split) = self.split.as_mut() {
+            split.node = node;
+        }
     }
 
     fn may_wait_for_standby(&self) -> bool {
-        self.ctx.settings.load().cluster.fallback != crate::config::Fallback::Error
+        self.ctx.settings.load().cluster.fallback != Fallback::Error
     }
 
     /// Somebody waits: the probers look more often.
-    fn ask_for_news(&self, topology: &Topology) {
+    pub(super) fn ask_for_news(&self, topology: &Topology) {
         for node in &topology.nodes {
             self.ctx.nudges.nudge(node.id, Nudge::Wanted);
         }
@@ -322,7 +418,8 @@ impl Session {
             epoch: topology.epoch,
             on_primary,
             was_standby,
-            endpoint_standby: self.login.wants == Wants::Standby,
+            side: self.wants,
+            copied: None,
             start_time: node.and_then(|node| node.start_time),
             broken: false,
             flushed: true,
@@ -349,19 +446,21 @@ impl Session {
         deadline: Instant,
     ) -> Result<restore::Changed, RestoreError> {
         let store = Arc::clone(&self.ctx.store);
-        let wants = self.login.wants;
+        let wants = self.wants;
         let limit = Instant::now() + self.ctx.settings.load().pool.reset_timeout;
+        // What one backend does not take, the other may have.
+        let keeps = self.split.as_ref().is_some_and(|split| split.aside.is_some());
         let mut changes = store.subscribe();
         let lost = async { while !is_lost(&store.load(), node, wants) && changes.changed().await.is_ok() {} };
         tokio::select! {
             biased;
-            restored = restore::restore(backend, &mut self.state, deadline.min(limit)) => restored,
+            restored = restore::restore(backend, &mut self.state, keeps, deadline.min(limit)) => restored,
             () = lost => Err(RestoreError::Lost),
         }
     }
 
     fn no_node(&self, waited: Duration) -> PgError {
-        match self.login.wants {
+        match self.wants {
             Wants::Primary => PgError::error(
                 SqlState::CANNOT_CONNECT_NOW,
                 format!("no primary accepts writes, waited {}", seconds(waited)),

@@ -105,6 +105,8 @@ pub struct Half {
     whole: usize,
     /// Nothing is looked at any more: everything is let through.
     unread: bool,
+    /// Room that is not read into: what is put back must fit.
+    reserve: u16,
 }
 
 impl Half {
@@ -121,6 +123,7 @@ impl Half {
             dropping: 0,
             whole: whole.min(BUFFER_BYTES),
             unread: false,
+            reserve: 0,
         }
     }
 
@@ -302,6 +305,32 @@ impl Half {
         }
     }
 
+    /// From now on so many bytes can be put back.
+    pub fn reserve(&mut self, bytes: u16) {
+        self.reserve = bytes;
+    }
+
+    /// Puts messages back before what has not been looked at. Nothing may wait to be written, and as much must have been
+    /// reserved since these messages were here.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        debug_assert!(!self.must_write(), "what waits would come behind what is put back");
+        let old = self.buffer.take();
+        let unseen = old.as_deref().and_then(|old| old.get(self.seen..self.end)).unwrap_or_default();
+        let mut buffer = self.pool.take();
+        if let Some((front, rest)) = buffer.split_at_mut_checked(bytes.len())
+            && let Some(rest) = rest.get_mut(..unseen.len())
+        {
+            front.copy_from_slice(bytes);
+            rest.copy_from_slice(unseen);
+        }
+        (self.start, self.seen, self.end) = (0, 0, bytes.len() + unseen.len());
+        self.buffer = Some(buffer);
+        if let Some(old) = old {
+            self.pool.give(old);
+        }
+        self.reserve = 0;
+    }
+
     /// Gives the buffer back when nothing is in it.
     fn tidy(&mut self) {
         if self.start == self.end {
@@ -335,8 +364,9 @@ impl Half {
         from: &mut R,
         stowed: Box<[u8]>,
     ) -> Poll<std::io::Result<usize>> {
+        let limit = self.limit();
         let mut buffer = self.pool.take();
-        let mut room = ReadBuf::new(buffer.get_mut(self.end..).unwrap_or_default());
+        let mut room = ReadBuf::new(buffer.get_mut(self.end..limit).unwrap_or_default());
         let result = Pin::new(from).poll_read(cx, &mut room);
         let count = room.filled().len();
         if count == 0 {
@@ -396,10 +426,16 @@ impl Half {
 
     /// True when another read could make progress: there is room, or room can be made.
     pub fn can_read(&self) -> bool {
-        !self.must_write() && self.end - self.seen < BUFFER_BYTES
+        !self.must_write() && self.end - self.seen < self.limit()
     }
 
-    /// Reads once; the number of bytes, 0 at the end of the stream. Nothing may wait to be written.
+    /// Up to where is read.
+    fn limit(&self) -> usize {
+        BUFFER_BYTES - usize::from(self.reserve)
+    }
+
+    /// Reads once; the number of bytes, 0 at the end of the stream. Nothing may wait to be written, and there must be room
+    /// ([`Half::can_read`]).
     pub fn poll_read<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -409,14 +445,15 @@ impl Half {
             Some(stowed) if stowed.len() < BUFFER_BYTES => return self.poll_read_stowed(cx, from, stowed),
             other => other.unwrap_or_else(|| self.pool.take()),
         };
-        if self.end == BUFFER_BYTES && self.start > 0 {
+        let limit = self.limit();
+        if self.end >= limit && self.start > 0 {
             // Only the beginning of one message is left: it moves to the front to be completed.
             buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.seen -= self.start;
             self.start = 0;
         }
-        let mut room = ReadBuf::new(buffer.get_mut(self.end..).unwrap_or_default());
+        let mut room = ReadBuf::new(buffer.get_mut(self.end..limit).unwrap_or_default());
         let result = Pin::new(from).poll_read(cx, &mut room);
         let count = room.filled().len();
         self.end += count;

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 pub use loader::{Loader, Sources, look};
 pub use names::facts;
 
+use super::split::Distrusted;
 use crate::config::{PoolMode, Route, Settings, Split};
 use crate::sql::catalogue::{Catalogue, Facts, Overrides};
 use crate::sql::hidden::Risks;
@@ -56,7 +57,7 @@ impl Wants {
     fn of(settings: &Settings) -> Self {
         Self {
             names: settings.route.split == Split::Auto,
-            risks: settings.pool.mode == PoolMode::Transaction,
+            risks: settings.pool.mode == PoolMode::Transaction || settings.route.split == Split::Auto,
         }
     }
 
@@ -74,6 +75,8 @@ pub struct Catalogues {
     version: AtomicU64,
     requests: mpsc::Sender<Request>,
     reloaded: Notify,
+    /// Statements that look like reads and that a standby has refused.
+    pub distrusted: Distrusted,
 }
 
 /// What a session tells the loader.
@@ -97,6 +100,7 @@ impl Catalogues {
             version: AtomicU64::new(0),
             requests: sender,
             reloaded: Notify::new(),
+            distrusted: Distrusted::default(),
         });
         let loader = Loader::new(Arc::clone(&catalogues), requests, sources);
         (catalogues, loader)
@@ -128,9 +132,9 @@ impl Catalogues {
     }
 
     /// Something in a database has changed: waits until all of it has been read again, for a moment at most. What comes
-    /// later shows in [`Catalogues::version`].
-    pub async fn refresh(&self, database: &str) {
-        self.ask(database, Wants::default(), PATIENCE).await;
+    /// later shows in [`Catalogues::version`]. False when the moment was too short.
+    pub async fn refresh(&self, database: &str) -> bool {
+        self.ask(database, Wants::default(), PATIENCE).await
     }
 
     /// The same whatever `route.split` is: for those who only want to look. What is wanted once is read again for as long
@@ -153,7 +157,7 @@ impl Catalogues {
         self.reloaded.notify_one();
     }
 
-    async fn ask(&self, database: &str, wants: Wants, patience: Duration) {
+    async fn ask(&self, database: &str, wants: Wants, patience: Duration) -> bool {
         let (done, read) = oneshot::channel();
         let request = Request { database: database.into(), wants, done: Some(done) };
         let asked = async {
@@ -163,7 +167,7 @@ impl Catalogues {
             }
         };
         // Whoever waits no longer goes on with what is known.
-        let _ = tokio::time::timeout(patience, asked).await;
+        tokio::time::timeout(patience, asked).await.is_ok()
     }
 
     /// The next catalogue of a database gets this generation.

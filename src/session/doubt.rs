@@ -38,7 +38,10 @@ impl Session {
     /// Asks the server what of the session's it still holds.
     pub(super) async fn settle_doubt(&mut self) -> Flow {
         if self.state.take_changed_functions() {
-            self.ctx.catalogues.refresh(&self.login.database).await;
+            if !self.ctx.catalogues.refresh(&self.login.database).await {
+                // What they do is not known in time: whatever they have left stays with this backend.
+                self.state.params.pin(PinCause::Setting);
+            }
             self.learn_risks();
             self.state.suspect_all_functions();
         }

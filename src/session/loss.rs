@@ -12,6 +12,7 @@ use super::run::{End, Flow, Session};
 use super::state::{Answer, Loss};
 use crate::metrics::Counter;
 use crate::pool::Verdict;
+use crate::route::Wants;
 use crate::topology::{Alive, Health, Nudge, Role};
 use crate::wire::backend::TxStatus;
 use crate::wire::encode;
@@ -55,7 +56,7 @@ impl Session {
             self.release(Verdict::Close);
             return Err(last_words.map_or(End::Cut, End::ToldByServer));
         }
-        let (node, start_time) = (attached.node, attached.start_time);
+        let (node, start_time, side) = (attached.node, attached.start_time, attached.side);
         let code =
             last_words.as_deref().and_then(|bytes| bytes.get(5..)).map(|body| ErrorView::new(body).code());
         self.ctx.nudges.nudge(node, nudge_of(code));
@@ -63,6 +64,10 @@ impl Session {
             // A server that ends one session says so: this was a crash or the network, and the client need not go too.
             return self.settle_loss();
         };
+        if side == Wants::Standby && self.split.as_ref().is_some_and(|split| !split.is_endpoint()) {
+            // The session is at home on the primary: it does not end with a connection to a standby.
+            return self.settle_loss();
+        }
         let verdict = self.ctx.nudges.still_alive(node, start_time, LOSS_VERDICT).await;
         debug!(session = self.entry.id, ?code, ?verdict, "backend lost");
         if verdict != Alive::Yes {
@@ -81,6 +86,8 @@ impl Session {
     /// The backend is gone for good. Tells the client what that means for what it had under way.
     pub(super) fn settle_loss(&mut self) -> Flow {
         self.forget_recovery();
+        self.note_lost_writes();
+        let on_standby = self.attached.as_ref().is_some_and(|attached| !attached.on_primary);
         self.release(Verdict::Close);
         self.up.abandon();
         let inside = self.down.is_inside_message();
@@ -105,6 +112,11 @@ impl Session {
             }
             self.lost = Some(Box::new(error));
         }
+        if self.ctx.settings.load().retry.reads && self.put_back(on_standby) {
+            self.ctx.metrics.count(Counter::ReadRunAgain);
+            return Ok(());
+        }
+        self.end_batch();
         match loss {
             Loss::Nothing => {}
             Loss::Block(error) => self.limbo = Some(Box::new(Limbo::block(Some(error)))),

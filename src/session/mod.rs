@@ -2,7 +2,7 @@
 //!
 //! Flow: `startup` reads the first packets into a phase, `auth` proves who it is, `login` greets, `run` relays between
 //! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another while `wait` listens;
-//! `share` leases one for each transaction; `leave` is the end. `state`, `pipeline`, `params`, `name`, `prepared`,
+//! `share` leases one for each transaction; `split` sends reads to standbys; `leave` is the end. `state`, `pipeline`, `params`, `name`, `prepared`,
 //! `sharing` and `limbo` are sans-IO: messages in, verdicts out.
 
 mod attach;
@@ -26,6 +26,7 @@ mod restore;
 mod run;
 mod share;
 pub mod sharing;
+pub mod split;
 pub mod startup;
 pub mod state;
 pub mod verifiers;

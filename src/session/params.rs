@@ -4,10 +4,12 @@
 //! In: effects of statements that succeeded, transaction borders, reported parameters. Out: what to replay. Must not know
 //! sockets or nodes.
 
+mod several;
+
 use std::borrow::Cow;
 
 use super::name::{self, Server};
-use crate::pool::{self, Applied, Change, Setting};
+use crate::pool::{self, Applied, Setting};
 use crate::sql::{Effect, PinCause, Pins};
 
 /// Longest statement kept for replay, bytes; a longer one pins the session.
@@ -57,6 +59,7 @@ pub struct Params {
     prepares: Vec<Setting>,
     /// What a backend of this session has set; `None` until asked for after a change.
     wanted: Option<Applied>,
+    changes: u32,
     pins: Pins,
     /// Causes that may have ended since the server was asked.
     doubtful: Pins,
@@ -72,11 +75,16 @@ pub struct Params {
 struct Before(Vec<(Box<str>, Option<Box<str>>)>);
 
 impl Params {
+    fn changed(&mut self) {
+        self.wanted = None;
+        self.changes = self.changes.wrapping_add(1);
+    }
+
     /// Notes what the server reported last; true when the value is new.
     pub fn report(&mut self, name: &str, value: &str) -> bool {
         let new = self.note_report(name, value);
         if new {
-            self.wanted = None;
+            self.changed();
         }
         new
     }
@@ -98,7 +106,7 @@ impl Params {
         for (name, own) in self.before.take().unwrap_or_default().0 {
             self.own.retain(|(key, _)| *key != name);
             self.own.extend(own.map(|value| (name.clone(), value)));
-            self.wanted = None;
+            self.changed();
             told.extend(self.reported(&name).map(|value| (name.to_string(), value.to_owned())));
         }
         told
@@ -180,7 +188,7 @@ impl Params {
             self.report(name, value);
         }
         self.own.shrink_to_fit();
-        self.wanted = None;
+        self.changed();
         changed
     }
 
@@ -245,16 +253,11 @@ impl Params {
         Setting { key: name.as_bytes().to_ascii_lowercase(), statement }
     }
 
-    /// The session's SQL-level prepared statements for a backend that does not have them, if there are any.
-    pub fn prepares(&self) -> Option<Change> {
-        (!self.prepares.is_empty()).then(|| Change::of(&self.prepares))
-    }
-
     /// Forgets a statement that could not be replayed.
     pub fn forget(&mut self, setting: &Setting) {
         self.settings.retain(|known| known != setting);
         self.prepares.retain(|known| known != setting);
-        self.wanted = None;
+        self.changed();
     }
 
     /// Why the session cannot leave its backend unnoticed.
@@ -313,14 +316,14 @@ impl Params {
             let before = self.settings.len();
             self.settings.retain(|known| !known.is(name));
             if self.settings.len() < before {
-                self.wanted = None;
+                self.changed();
             }
             return;
         };
         let statement = set_config(name, value).into_bytes();
         let setting = Setting { key: name.as_bytes().to_vec(), statement };
         if !self.settings.contains(&setting) {
-            self.wanted = None;
+            self.changed();
             keep(&mut self.settings, &mut self.pins, setting.key, setting.statement);
         }
     }
@@ -341,7 +344,7 @@ impl Params {
             .collect();
         self.base = base.clone();
         if !changed.is_empty() {
-            self.wanted = None;
+            self.changed();
         }
         changed
     }
@@ -419,7 +422,7 @@ impl Params {
     }
 
     fn apply(&mut self, effect: Effect) {
-        self.wanted = None;
+        self.changed();
         match effect {
             Effect::Set { name, statement } => self.set(name, statement),
             Effect::Characteristics(modes) => {

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::split::Text;
 use crate::pool::{Shape, StatementId};
 use crate::sql::Effect;
 use crate::wire::encode;
@@ -32,6 +33,10 @@ pub struct Statement {
     pub description: Rc<Description>,
     /// It returns what it finds when it runs: a server does not compare that with what it has said before.
     pub is_open: bool,
+    /// What its text asks for, and of which generation of knowledge that verdict is.
+    pub judged: Cell<Option<(u64, Text)>>,
+    /// Never the same twice in a session; given by [`Prepared::insert`].
+    pub serial: u32,
 }
 
 /// What a server has said of a statement; known to whoever waits for that, whatever becomes of the statement meanwhile.
@@ -142,6 +147,8 @@ pub struct Prepared {
     limit: usize,
     /// Statements that are too large to keep.
     unkept: usize,
+    /// Grows with every change of the named statements.
+    changes: u32,
 }
 
 impl Prepared {
@@ -157,6 +164,7 @@ impl Prepared {
             bytes: 0,
             limit,
             unkept: 0,
+            changes: 0,
         }
     }
 
@@ -167,11 +175,13 @@ impl Prepared {
             statement.message = Box::default();
         }
         self.with_effects |= statement.effects.is_some();
+        statement.serial = self.changes;
         self.put(name.into(), statement);
         undo
     }
 
     fn put(&mut self, name: Box<[u8]>, statement: Statement) {
+        self.changes = self.changes.wrapping_add(1);
         self.bytes += statement.message.len();
         self.unkept += usize::from(statement.message.is_empty());
         self.named.insert(name, statement);
@@ -180,6 +190,7 @@ impl Prepared {
     /// A statement is gone, if there is one of this name.
     pub fn remove(&mut self, name: &[u8]) -> Undo {
         let before = self.named.remove(name);
+        self.changes = self.changes.wrapping_add(1);
         if let Some(old) = &before {
             self.bytes -= old.message.len();
             self.unkept -= usize::from(old.message.is_empty());
@@ -215,6 +226,7 @@ impl Prepared {
     /// All named statements are about to go.
     pub fn take_all(&mut self) -> Undo {
         (self.bytes, self.unkept) = (0, 0);
+        self.changes = self.changes.wrapping_add(1);
         Undo::All(std::mem::take(&mut self.named))
     }
 
@@ -330,6 +342,17 @@ impl Prepared {
             .iter()
             .filter(|(_, statement)| !statement.message.is_empty())
             .map(|(name, s)| (&**name, &*s.message))
+    }
+
+    /// Grows with every change of the named statements.
+    pub fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// The names of all statements that can be prepared elsewhere, each with a number that no other statement has.
+    pub fn serials(&self) -> impl Iterator<Item = (&[u8], u32)> {
+        let kept = self.named.iter().filter(|(_, statement)| !statement.message.is_empty());
+        kept.map(|(name, statement)| (&**name, statement.serial))
     }
 
     /// Named statements.

@@ -13,6 +13,7 @@ use super::buffer::Next;
 use super::directory::Signals;
 use super::limbo::Step;
 use super::run::Session;
+use crate::route::Wants;
 use crate::wire::backend::{self, TxStatus};
 use crate::wire::encode;
 use crate::wire::error::{ErrorView, PgError, SqlState};
@@ -176,7 +177,7 @@ impl Session {
             if std::mem::take(&mut self.ended_early) {
                 return Poll::Ready(Event::ClientGone { reset: false });
             }
-            if self.client_ended {
+            if self.client_ended || !self.up.can_read() {
                 return Poll::Pending;
             }
             match ready!(self.up.poll_read(cx, &mut self.client)) {
@@ -272,6 +273,12 @@ impl Session {
         if self.state.wants_name() {
             return Some(Look::Stop(Event::Request));
         }
+        if self.split.is_some() {
+            let look = self.at_border(kind);
+            if look.is_some() || self.limbo.is_some() {
+                return look;
+            }
+        }
         if self.state.is_quiet() {
             if self.ctx.store.version() != self.seen_version {
                 return Some(Look::Stop(Event::Request));
@@ -279,6 +286,7 @@ impl Session {
             self.began = Some(Instant::now());
             self.entry.set_active(true);
         }
+        self.note_unnamed(kind, len);
         if self.is_sharing() {
             return self.translate(kind, len, whole);
         }
@@ -313,11 +321,20 @@ impl Session {
                 encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte());
             }
             // With a backend the same message is looked at again.
-            _ if self.attach_at_once() => return None,
-            _ => return Some(Look::Stop(Event::Request)),
+            _ => return self.seek_backend(kind),
         }
         self.up.drop_message();
         if kind == Kind::Sync { Some(Look::WriteFirst) } else { None }
+    }
+
+    fn seek_backend(&mut self, kind: Kind) -> Option<Look> {
+        if self.split.is_some() {
+            let look = self.choose_without_backend(kind);
+            if look.is_some() || self.limbo.is_some() {
+                return look;
+            }
+        }
+        if self.attach_at_once() { None } else { Some(Look::Stop(Event::Request)) }
     }
 
     /// Server to client.
@@ -367,10 +384,16 @@ impl Session {
         loop {
             let next = self.down.look();
             if self.state.pipeline.is_fake_turn() && !self.down.is_inside_message() {
+                self.let_hear();
                 if !self.tell_fakes() {
                     return Look::WriteFirst;
                 }
                 continue;
+            }
+            if self.holds_back()
+                && let Some(look) = self.hear()
+            {
+                return look;
             }
             let (tag, len, whole) = match next {
                 Ok(Next::More) => match self.down.peek(1) {
@@ -452,10 +475,11 @@ impl Session {
 
     fn ready_for_query(&mut self) {
         self.tell();
+        self.note_freshness();
         let Some(attached) = self.attached.as_ref() else { return };
         attached.backend.note_prepared(self.state.prepared_on_backend());
         if let Some(began) = self.began.take() {
-            let (standby, now) = (attached.endpoint_standby, Instant::now());
+            let (standby, now) = (attached.side == Wants::Standby, Instant::now());
             self.ctx.metrics.record_statement(attached.node.index(), standby, now - began);
             if !attached.on_primary {
                 self.ctx.registry.note_statement(attached.node, began, now);
@@ -463,6 +487,7 @@ impl Session {
         }
         if self.state.is_quiet() {
             self.entry.set_active(false);
+            self.end_batch();
         } else {
             self.began = Some(Instant::now());
         }

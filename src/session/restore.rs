@@ -42,10 +42,11 @@ enum Step {
 /// Parameters whose reported value has changed under the client.
 pub type Changed = Vec<(String, String)>;
 
-/// Applies what the session carries.
+/// Applies what the session carries. It keeps what this server refuses when `keeps` says that it has another.
 pub async fn restore(
     backend: &mut Backend,
     state: &mut State,
+    keeps: bool,
     deadline: Instant,
 ) -> Result<Changed, RestoreError> {
     if state.params.reported("application_name").is_none() {
@@ -61,13 +62,16 @@ pub async fn restore(
         for (number, error) in failed {
             match steps.get(number) {
                 Some(Step::Replay(replay)) => {
-                    state.params.forget(replay);
+                    if !keeps {
+                        state.params.forget(replay);
+                    }
                     refused.get_or_insert(error);
                 }
                 // A dropped role has no name.
                 Some(Step::Identity) => return Err(RestoreError::Stranger),
                 Some(Step::Setting) => drop(refused.get_or_insert(error)),
                 // Its use will get the server's own answer.
+                Some(Step::Statement(_)) if keeps => {}
                 Some(Step::Statement(name)) => drop(state.prepared.remove(name)),
                 None => {}
             }
@@ -114,6 +118,22 @@ pub async fn apply(backend: &mut Backend, change: &Change, deadline: Instant) ->
         backend.note_parameter(name, value);
     }
     failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(RestoreError::Refused(error)))
+}
+
+/// Sends messages that are answered by so many ReadyForQuery, whatever the server says to them. What comes for the client
+/// meanwhile is added to `heard`.
+pub async fn send(
+    backend: &mut Backend,
+    messages: &[u8],
+    count: usize,
+    deadline: Instant,
+    heard: &mut Vec<u8>,
+) -> Result<(), RestoreError> {
+    let mut reported = Reported::default();
+    let exchange = exchange(backend, messages, count, &mut reported);
+    tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)??;
+    heard.append(&mut reported.heard);
+    Ok(())
 }
 
 /// Asks one question that is answered by one row of one column; `None` when the server refuses to answer. What comes for

@@ -18,6 +18,8 @@ use super::limbo::Limbo;
 use super::relay::Event;
 use super::share::{Home, Slow};
 use super::sharing::Sharing;
+use super::split::Splitter;
+use super::split::aside::Copied;
 use super::state::{Loss, State};
 use crate::config::PoolMode;
 use crate::metrics::{Counter, Gauge};
@@ -25,7 +27,7 @@ use crate::net::Stream;
 use crate::pool::{Backend, Credentials, StartupSet, Verdict};
 use crate::route::Wants;
 use crate::sql::{PinCause, Pins};
-use crate::topology::{Epoch, NodeId, Store};
+use crate::topology::{Epoch, Health, NodeId, Role, Store, Topology};
 use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
 
@@ -60,8 +62,10 @@ pub(super) struct Attached {
     pub(super) on_primary: bool,
     /// It reported recovery when the session took it.
     pub(super) was_standby: bool,
-    /// The session asked for a standby.
-    pub(super) endpoint_standby: bool,
+    /// The kind of node that the session asked for.
+    pub(super) side: Wants,
+    /// What it has of the session's statements, while the session uses another.
+    pub(super) copied: Option<Box<Copied>>,
     /// The node's postmaster start time at that moment.
     pub(super) start_time: Option<i64>,
     /// Writing to it failed; what it said last is still read.
@@ -71,6 +75,12 @@ pub(super) struct Attached {
 }
 
 impl Attached {
+    /// True while its node is a standby that answers.
+    pub(super) fn is_standby_at(&self, topology: &Topology) -> bool {
+        let node = topology.node(self.node);
+        !self.on_primary && node.is_some_and(|node| node.role == Role::Standby && node.health != Health::Down)
+    }
+
     /// True when bytes read from it now must not reach the client.
     pub(super) fn is_over(&self, store: &Store) -> bool {
         self.on_primary && store.epoch() != self.epoch
@@ -84,6 +94,10 @@ pub struct Session {
     pub(super) client: Stream,
     pub(super) entry: Arc<Entry>,
     pub(super) login: Login,
+    /// The kind of node that its work goes to at this moment.
+    pub(super) wants: Wants,
+    /// What it has for the use of both kinds of nodes, if it may.
+    pub(super) split: Option<Box<Splitter>>,
     pub(super) attached: Option<Attached>,
     /// Counts the backends taken: a new one must be listened to.
     pub(super) leases: u32,
@@ -145,6 +159,10 @@ impl Session {
         if settings.pool.mode == PoolMode::Transaction {
             state.sharing = Some(Box::new(Sharing::new(entry.id, settings.pool.pin_sequences)));
         }
+        let split = Splitter::new(&settings, &login);
+        if state.sharing.is_none() && split.as_ref().is_some_and(|split| split.is_auto()) {
+            state.unseen = Some(Box::default());
+        }
         drop(settings);
         Self {
             up: Half::new(Rc::clone(&ctx.buffers), BUFFER_BYTES),
@@ -153,6 +171,8 @@ impl Session {
             ctx,
             client,
             entry,
+            wants: login.wants,
+            split,
             login,
             attached: None,
             leases: 0,
@@ -250,6 +270,7 @@ impl Session {
             // Else a change needs nothing here: the next poll compares the epoch, the next request the version.
             self.patience = match self.patience {
                 _ if !self.waits_for_silent_standby() => None,
+                None if self.can_run_again() => Some(Instant::now()),
                 None => Some(Instant::now() + super::loss::SILENT_STANDBY),
                 running => running,
             };
@@ -361,6 +382,7 @@ impl Session {
             End::ToldByServer(bytes) => self.replies.extend_from_slice(&bytes),
             End::Left | End::Cut => {}
         }
+        self.release_aside(if quiet { Verdict::Reset } else { Verdict::Close });
         let tail = poll_fn(|cx| self.poll_tail(cx));
         if hurried {
             let _ = tokio::time::timeout(LAST_WORDS, tail).await;
@@ -396,7 +418,7 @@ mod tests {
 
     #[test]
     fn an_idle_session_stays_small() {
-        assert!(size_of::<Session>() <= 1152, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() <= 1184, "{}", size_of::<Session>());
         assert!(future_bytes(Session::run) <= 256, "{}", future_bytes(Session::run));
     }
 }

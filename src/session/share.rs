@@ -51,7 +51,8 @@ impl Home {
             epoch: self.epoch,
             on_primary: self.on_primary,
             was_standby: backend.params.get("in_hot_standby") == Some("on"),
-            endpoint_standby: wants == Wants::Standby,
+            side: wants,
+            copied: None,
             start_time: self.start_time,
             broken: false,
             flushed: true,
@@ -81,7 +82,7 @@ impl Session {
         let good = self.lost.is_none() && self.ctx.store.version() == self.seen_version;
         let Some(home) = self.home.as_deref().filter(|_| good && self.state.is_quiet()) else { return false };
         let Some(backend) = home.seat.try_lease() else { return false };
-        let attached = home.attached(backend, self.login.wants);
+        let attached = home.attached(backend, self.wants);
         let change = self.change_for(&attached.backend);
         if change.as_ref().is_some_and(|change| change.unsure) {
             self.ctx.registry.release(attached.backend, Verdict::Clean);
@@ -145,7 +146,7 @@ impl Session {
         topology: &Topology,
     ) -> Result<Attempt, NoBackend> {
         let store = Arc::clone(&self.ctx.store);
-        let (node, wants) = (target.node(), self.login.wants);
+        let (node, wants) = (target.node(), self.wants);
         let mut changes = store.subscribe();
         let lost = async { while !is_lost(&store.load(), node, wants) && changes.changed().await.is_ok() {} };
         let prepared = tokio::select! {
@@ -175,7 +176,7 @@ impl Session {
 
     /// The next backends come from where this one did.
     fn settle(&mut self, backend: &Backend, target: Target, topology: &Topology) -> &Home {
-        let claim = claim(self.login.wants, target);
+        let claim = claim(self.wants, target);
         let seat = match self.home.take() {
             Some(home) if home.seat.is_for(backend, claim) => home.seat,
             _ => Seat::new(&self.ctx.registry, backend, claim),

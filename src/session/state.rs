@@ -4,8 +4,10 @@
 //! question it exists for: when the backend is lost at this instant, what may the client be told?
 
 mod fate;
+mod unseen;
 
 pub use fate::{fate_unknown, rolled_back};
+pub use unseen::Unseen;
 
 use std::rc::Rc;
 
@@ -74,6 +76,8 @@ pub struct State {
     name_reset: NameReset,
     /// What sharing backends between transactions needs; `None` in session mode.
     pub sharing: Option<Box<Sharing>>,
+    /// In session mode, what functions may have left that no statement shows; `None` when that does not matter.
+    pub unseen: Option<Box<Unseen>>,
 }
 
 impl State {
@@ -88,6 +92,7 @@ impl State {
             statements: 0,
             name_reset: NameReset::No,
             sharing: None,
+            unseen: None,
         }
     }
 
@@ -149,6 +154,21 @@ impl State {
     /// True between transactions: nothing is open, outstanding or half sent, so that the backend could be another.
     pub fn is_quiet(&self) -> bool {
         self.tx == TxStatus::Idle && self.pipeline.is_idle()
+    }
+
+    /// True when a function may have left something that nobody has seen.
+    pub fn has_unseen_state(&self) -> bool {
+        self.unseen.as_ref().is_some_and(|unseen| unseen.is_there())
+    }
+
+    /// True when what is under way may end the transaction.
+    pub fn ends_transaction(&self) -> bool {
+        let ends = |effect: &Effect| matches!(effect, Effect::Commit | Effect::Rollback);
+        self.pipeline.requests().any(|request| match request {
+            Request::Query { effects: Some(effects), .. }
+            | Request::Execute { effects: Some(effects), .. } => effects.iter().any(ends),
+            _ => false,
+        })
     }
 
     /// The client sends this message: `message` with its header, only its beginning when `whole` is false.
@@ -280,6 +300,9 @@ impl State {
         // None: cut off, or too long to be seen whole. Long texts are data; a setting in the middle of one is not seen.
         let sql = sql?;
         let hidden = self.hidden(sql);
+        if let Some(unseen) = &self.unseen {
+            unseen.read(sql, self.params.standard_strings());
+        }
         let standard = self.params.standard_strings();
         let plain = glance::looks_plain(sql) || effect::is_plain(sql, standard);
         if plain && hidden.is_none() {
@@ -403,6 +426,9 @@ impl State {
         }
         if *effect == Effect::DiscardAll {
             self.forget_unread();
+            if let Some(unseen) = &self.unseen {
+                unseen.clear();
+            }
         }
         if matches!(effect, Effect::DiscardAll | Effect::DiscardSequences) {
             self.discard_sequences();

@@ -41,7 +41,7 @@ impl Session {
         target: Target,
         deadline: Instant,
     ) -> Result<Result<Backend, LeaseError>, NoBackend> {
-        let (node, claim) = (target.node(), share::claim(self.login.wants, target));
+        let (node, claim) = (target.node(), share::claim(self.wants, target));
         let key = self.pool_at(node);
         let registry = Arc::clone(&self.ctx.registry);
         let credentials = Arc::clone(&self.login.credentials);
@@ -66,7 +66,7 @@ impl Session {
                 }
                 Step::Watched(watched) => {
                     self.watched(&watched)?;
-                    if is_lost(&self.ctx.store.load(), node, self.login.wants) {
+                    if is_lost(&self.ctx.store.load(), node, self.wants) {
                         return Ok(Err(LeaseError::Epoch));
                     }
                 }
@@ -84,6 +84,26 @@ impl Session {
             let watched = poll_fn(|cx| match self.poll_watch(cx) {
                 Poll::Ready(watched) => Poll::Ready(Some(watched)),
                 Poll::Pending => pause.as_mut().poll(cx).map(|()| None),
+            })
+            .await;
+            match watched {
+                Some(watched) => self.watched(&watched)?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for `news`, at most until `until`.
+    pub(super) async fn wait_while<T>(
+        &mut self,
+        until: Instant,
+        news: impl Future<Output = T>,
+    ) -> Result<(), NoBackend> {
+        let mut news = pin!(tokio::time::timeout_at(until, news));
+        loop {
+            let watched = poll_fn(|cx| match self.poll_watch(cx) {
+                Poll::Ready(watched) => Poll::Ready(Some(watched)),
+                Poll::Pending => news.as_mut().poll(cx).map(|_| None),
             })
             .await;
             match watched {

@@ -140,7 +140,7 @@ mod tests {
             "now random clock_timestamp count lower upper left substring jsonb_build_object row_number \
              generate_series unnest to_char current_setting version gen_random_uuid txid_current_if_assigned \
              pg_sleep format_type pg_get_viewdef has_table_privilege json_object current_timestamp \
-             current_schemas bernoulli to_tsvector length timezone",
+             current_schemas pg_is_in_recovery bernoulli to_tsvector length timezone",
             Some(Class::Read),
         );
         all(
@@ -152,7 +152,7 @@ mod tests {
             Some(Class::Acts),
         );
         all(
-            "pg_backend_pid inet_server_addr inet_client_port pg_postmaster_start_time pg_is_in_recovery \
+            "pg_backend_pid inet_server_addr inet_client_port pg_postmaster_start_time \
              pg_last_wal_replay_lsn pg_current_wal_lsn pg_current_wal_insert_lsn pg_walfile_name \
              pg_stat_get_activity pg_lock_status pg_current_snapshot pg_read_file pg_ls_dir \
              pg_control_checkpoint pg_conf_load_time pg_database_size pg_show_all_settings \

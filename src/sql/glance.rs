@@ -46,6 +46,14 @@ pub fn returns_what_it_finds(sql: &[u8]) -> bool {
     Lexer::new(sql, true).next().is_some_and(|first| first.is_any(&["fetch", "execute"]))
 }
 
+/// True for a text that begins as a query does, or as what only shows something: what a session that only reads may ask of
+/// any node.
+pub fn is_query(sql: &[u8]) -> bool {
+    const WORDS: [&str; 7] = ["select", "with", "values", "table", "show", "explain", "copy"];
+    let first = Lexer::new(sql, true).next();
+    first.is_some_and(|first| first.is_any(&WORDS) || first == Token::Mark(b'('))
+}
+
 /// First words of statements that may have an effect by themselves.
 const FIRST_WORDS: [&[u8]; 20] = [
     b"abort",

@@ -35,12 +35,20 @@ impl SqlState {
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
     /// 40001: the work was rolled back; doing it again is safe.
     pub const SERIALIZATION_FAILURE: Self = Self(*b"40001");
+    /// 40P01: the work was rolled back to end a deadlock.
+    pub const DEADLOCK_DETECTED: Self = Self(*b"40P01");
+    /// 42704: no such object or parameter.
+    pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     /// 42501: insufficient privilege.
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     /// 42601: syntax error.
     pub const SYNTAX_ERROR: Self = Self(*b"42601");
     /// 53300: too many connections.
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
+    /// 55000: not in the state that this needs; on a standby, that is in recovery.
+    pub const OBJECT_NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
+    /// 55P02: a parameter that cannot be changed now.
+    pub const CANT_CHANGE_RUNTIME_PARAM: Self = Self(*b"55P02");
     /// 57014: query cancelled.
     pub const QUERY_CANCELED: Self = Self(*b"57014");
     /// 57P01: terminated by an administrator.
@@ -49,6 +57,8 @@ impl SqlState {
     pub const CRASH_SHUTDOWN: Self = Self(*b"57P02");
     /// 57P03: cannot connect now.
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
+    /// 57P04: the database was dropped, or a standby has to drop it.
+    pub const DATABASE_DROPPED: Self = Self(*b"57P04");
     /// XX000: internal error.
     pub const INTERNAL_ERROR: Self = Self(*b"XX000");
 

@@ -33,6 +33,7 @@ mod protocol;
 mod readers;
 mod sessions;
 mod sharing;
+mod split;
 mod tls;
 mod topology;
 mod vanish;

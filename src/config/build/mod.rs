@@ -118,9 +118,6 @@ fn route(route: &Section<'_>) -> Route {
     let d = Route::default();
     let splits = [("off", Split::Off), ("declared", Split::Declared), ("auto", Split::Auto)];
     let split = route.choice("split", d.split, &splits);
-    if split == Split::Auto {
-        not_yet(route, "split", "\"auto\"", "write \"declared\" or \"off\"");
-    }
     let levels = [("eventual", Consistency::Eventual), ("session", Consistency::Session)];
     let consistency = route.choice("consistency", d.consistency, &levels);
     let (read_functions, write_functions) = functions::functions(route);
@@ -146,9 +143,6 @@ fn retry(retry: &Section<'_>) -> Retry {
         wanted
     };
     let reads = retry.flag("reads", d.reads);
-    if !reads {
-        not_yet(retry, "reads", "false", "write true or leave the line out");
-    }
     Retry {
         reads,
         transactions: later("transactions", d.transactions),

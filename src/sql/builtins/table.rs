@@ -33,7 +33,7 @@ pub(super) const LOCAL: &str = "\
     pg_control_init pg_indexes_size pg_is_in_backup pg_stat_get_wal pg_walfile_name inet_client_addr \
     inet_client_port inet_server_addr inet_server_port pg_blocking_pids pg_database_size pg_jit_available \
     pg_prepared_xact pg_read_file_old pg_relation_size pg_stat_get_slru pg_conf_load_time pg_control_system \
-    pg_hba_file_rules pg_is_in_recovery pg_ls_replslotdir pg_numa_available pg_current_logfile pg_current_wal_lsn \
+    pg_hba_file_rules pg_ls_replslotdir pg_numa_available pg_current_logfile pg_current_wal_lsn \
     pg_get_wait_events pg_ls_summariesdir pg_stat_have_stats pg_stat_reset_slru pg_tablespace_size \
     pg_control_recovery pg_current_snapshot pg_ls_logicalmapdir pg_read_binary_file pg_wal_replay_pause \
     pg_backup_start_time pg_ls_logicalsnapdir pg_show_all_settings pg_stat_get_activity pg_stat_get_archiver \
@@ -99,88 +99,87 @@ pub(super) const LOCAL: &str = "\
 
 /// Functions whose answer any node may give.
 pub(super) const READ: &str = "\
-    ln pi abs age avg bit box chr cos cot div erf exp gcd lag lcm log max md5 min mod now oid pow sin sum tan xid \
-    xml acos area asin atan bool cbrt ceil char cidr corr cosd cosh cotd date dexp erfc host int2 int4 int8 lead \
-    left like line lpad lseg mode name path rank rpad sign sind sinh sqrt tand tanh text time acosd acosh ascii \
-    asind asinh atan2 atand atanh btrim bytea count crc32 dlog1 every floor gamma log10 lower ltrim money ntile \
-    point popen power right round rtrim scale slope strip trunc upper width xpath abbrev atan2d bit_or bitcmp \
-    bpchar center circle concat crc32c decode dlog10 dround dtrunc encode family float4 float8 format height isopen \
-    isperp length lgamma pclose pg_lsn radius random repeat sha224 sha256 sha384 sha512 stddev strpos substr system \
-    timetz to_bin to_hex to_oct unistr unnest uuidv4 uuidv7 varbit xmlagg bit_and bit_xor bool_or ceiling cidsend \
-    convert degrees extract get_bit hashcid hashoid hashtid hashxid initcap int4inc int8dec int8inc isempty macaddr \
-    masklen netmask network notlike npoints numeric numnode oidsend overlay polygon radians regr_r2 replace reverse \
-    set_bit textlen tidsend to_char to_date to_json ts_rank tsrange var_pop varchar version xid8cmp xidsend xmltext \
-    bit_send bool_and boolsend box_send btoidcmp bttidcmp byteacmp casefold cash_cmp charsend date_add date_bin \
-    date_cmp diagonal diameter enum_cmp get_byte hashbool hashchar hashdate hashenum hashinet hashint2 hashint4 \
-    hashint8 hashname hashtext hashxid8 hostmask in_range int2_sum int2send int4_sum int4send int8_avg int8_sum \
-    int8send interval isclosed isfinite json_agg macaddr8 mxid_age namesend numrange overlaps pg_sleep position \
-    regclass regr_sxx regr_sxy regr_syy set_byte textsend time_cmp timezone to_ascii to_jsonb ts_debug ts_parse \
-    uuid_cmp var_samp variance xid8send xml_send aclinsert aclremove any_value array_agg bernoulli bit_count \
-    bound_box bpcharcmp broadcast btboolcmp btcharcmp btint2cmp btint4cmp btint8cmp btnamecmp bttextcmp byteasend \
-    cash_send cidr_send concat_ws covar_pop cume_dist date_part date_send daterange enum_last enum_send factorial \
-    hashbytea inet_send int4range int8range json_each json_send jsonb_agg jsonb_cmp jsonb_set line_send localtime \
-    lower_inc lower_inf lseg_send make_date make_time min_scale normalize nth_value num_nulls oidlarger path_send \
-    pg_typeof poly_send querytree range_agg range_cmp regr_avgx regr_avgy setweight substring tidlarger time_hash \
-    time_send timeofday timestamp to_number translate ts_delete ts_filter ts_lexize tstzrange upper_inc upper_inf \
-    uuid_hash uuid_send varbitcmp void_send xmlexists acldefault aclexplode array_dims array_fill array_send \
-    array_sort bit_length bpcharsend btarraycmp btint24cmp btint28cmp btint42cmp btint48cmp btint82cmp btint84cmp \
-    cash_words cashlarger convert_to covar_samp date_trunc dense_rank enum_first enum_range float4send float8_avg \
-    float8send hash_array hash_range hashbpchar hashfloat4 hashfloat8 inet_merge int2larger int4larger int8larger \
-    isparallel isvertical jsonb_each jsonb_hash jsonb_send last_value multirange numeric_ln oidsmaller pg_get_acl \
-    pg_lsn_cmp point_send range_send regr_count regr_slope row_number split_part stddev_pop string_agg tidsmaller \
-    timetz_cmp to_regoper to_regproc to_regrole to_regtype to_tsquery trim_array trim_scale ts_rank_cd xmlcomment \
-    xmlconcat2 aclcontains array_lower array_ndims array_upper bittypmodin btfloat4cmp btfloat8cmp btrecordcmp \
-    cardinality cashsmaller char_length circle_send date_larger enum_larger first_value float8_corr format_type \
-    hash_record hashmacaddr int2smaller int4smaller int8dec_any int8inc_any int8smaller json_object json_typeof \
-    like_escape macaddr_cmp makeaclitem network_cmp numeric_cmp numeric_exp numeric_inc numeric_log parse_ident \
-    pg_basetype pg_get_expr pg_has_role pg_lsn_hash pg_lsn_send quote_ident range_merge record_send regexp_like \
-    regopersend regprocsend regrolesend regtypesend row_to_json set_masklen stddev_samp system_user text_larger \
-    time_larger timestamptz timetz_hash timetz_send to_regclass to_tsvector ts_headline tsquery_cmp tsquerysend \
-    unknownsend varbit_send varcharsend xid8_larger xmlvalidate array_append array_larger array_length array_remove \
-    array_sample btequalimage btfloat48cmp btfloat84cmp bytea_larger convert_from current_date current_time \
-    current_user date_smaller enum_smaller float4_accum float4larger float8_accum float8larger hash_aclitem \
-    hash_numeric hashmacaddr8 int2int4_sum interval_avg interval_cmp ishorizontal jsonb_insert jsonb_object \
-    jsonb_pretty jsonb_typeof justify_days macaddr8_cmp macaddr_send num_nonnulls numeric_send numeric_sqrt \
-    octet_length percent_rank pg_sleep_for regclasssend regexp_count regexp_instr regexp_match session_user \
-    text_smaller time_smaller timetypmodin to_timestamp tsmultirange tsvector_cmp tsvectorsend width_bucket \
-    xid8_smaller xpath_exists anyarray_send array_prepend array_replace array_reverse array_shuffle array_smaller \
-    array_to_json bpchar_larger btnametextcmp bttextnamecmp bytea_smaller current_query date_subtract float4smaller \
-    float8smaller getpgusername hashoidvector interval_hash interval_send is_normalized jsonb_set_lax jsonpath_send \
-    justify_hours macaddr8_send make_interval nameconcatoid nummultirange oidvectorsend pg_lsn_larger pg_size_bytes \
-    quote_literal random_normal record_larger regconfigsend regexp_substr timestamp_cmp timetz_larger to_regtypemod \
-    ts_token_type array_position bpchar_smaller bpchartypmodin btoidvectorcmp current_schema datemultirange \
-    float8_combine float8_regr_r2 float8_var_pop int2_avg_accum int2vectorsend int4_avg_accum int4multirange \
-    int8multirange interval_accum json_each_text json_to_record localtimestamp make_timestamp multirange_cmp \
-    network_larger numeric_larger oidvectortypes pg_column_size pg_get_ruledef pg_get_viewdef pg_lsn_smaller \
-    pg_size_pretty pg_sleep_until quote_nullable record_smaller regexp_matches regexp_replace regr_intercept \
-    similar_escape timestamp_hash timestamp_send timetz_smaller timetztypmodin to_regoperator tsquery_phrase \
-    tstzmultirange varbittypmodin array_positions array_to_string clock_timestamp col_description current_schemas \
-    current_setting float8_regr_sxx float8_regr_sxy float8_regr_syy float8_var_samp gen_random_uuid generate_series \
-    hash_multirange hashcidextended hashoidextended hashtidextended hashxidextended interval_larger json_agg_strict \
-    json_object_agg jsonb_each_text jsonb_to_record multirange_send network_smaller numeric_smaller numerictypmodin \
-    obj_description percentile_cont percentile_disc pg_get_indexdef pg_get_keywords pg_get_userbyid pg_snapshot_xip \
-    pg_wal_lsn_diff plainto_tsquery regoperatorsend string_to_array string_to_table timestamptz_cmp to_regcollation \
-    to_regnamespace to_regprocedure tsrange_subdiff unicode_version varchartypmodin boolor_statefunc \
-    btrecordimagecmp character_length current_database float8_covar_pop float8_regr_avgx float8_regr_avgy \
-    gin_cmp_tslexeme hashboolextended hashcharextended hashdateextended hashenumextended hashinetextended \
-    hashint2extended hashint4extended hashint8extended hashnameextended hashtextextended hashxid8extended \
-    inet_same_family int4_avg_combine interval_combine interval_smaller intervaltypmodin json_build_array \
-    json_object_keys json_strip_nulls json_to_tsvector jsonb_agg_strict jsonb_object_agg jsonb_path_match \
-    jsonb_path_query justify_interval macaddr8_set7bit make_timestamptz numrange_subdiff pg_collation_for \
-    pg_mcv_list_send pg_snapshot_send pg_snapshot_xmax pg_snapshot_xmin pg_trigger_depth phraseto_tsquery \
-    regcollationsend regnamespacesend regproceduresend timestamp_larger timestamptz_hash timestamptz_send \
-    unicode_assigned any_value_transfn array_to_tsvector booland_statefunc current_timestamp daterange_subdiff \
-    float8_covar_samp float8_regr_accum float8_regr_slope float8_stddev_pop gin_compare_jsonb hashbyteaextended \
-    int4range_subdiff int8range_subdiff json_array_length json_build_object json_extract_path json_to_recordset \
-    jsonb_build_array jsonb_object_keys jsonb_path_exists jsonb_strip_nulls jsonb_to_tsvector numeric_div_trunc \
-    pg_get_partkeydef pg_get_triggerdef pg_mcv_list_items pg_my_temp_schema pg_ndistinct_send pg_node_tree_send \
-    pg_partition_root pg_partition_tree pg_timezone_names regdictionarysend shobj_description similar_to_escape \
-    timestamp_smaller timestamptypmodin tstzrange_subdiff tsvector_to_array txid_snapshot_xip bttext_pattern_cmp \
-    btvarstrequalimage date_cmp_timestamp float8_stddev_samp has_type_privilege hashbpcharextended \
-    hashfloat4extended hashfloat8extended int2_avg_accum_inv int4_avg_accum_inv interval_accum_inv \
-    jsonb_array_length jsonb_build_object jsonb_extract_path jsonb_to_recordset pg_client_encoding \
-    pg_describe_object pg_get_functiondef pg_identify_object pg_type_is_visible time_hash_extended \
-    timestamp_cmp_date timestamptz_larger txid_snapshot_send txid_snapshot_xmax txid_snapshot_xmin \
+    ln pi abs age avg bit box chr cos cot div erf exp gcd lag lcm log max md5 min mod now oid pow sin sum tan xid xml \
+    acos area asin atan bool cbrt ceil char cidr corr cosd cosh cotd date dexp erfc host int2 int4 int8 lead left \
+    like line lpad lseg mode name path rank rpad sign sind sinh sqrt tand tanh text time acosd acosh ascii asind \
+    asinh atan2 atand atanh btrim bytea count crc32 dlog1 every floor gamma log10 lower ltrim money ntile point popen \
+    power right round rtrim scale slope strip trunc upper width xpath abbrev atan2d bit_or bitcmp bpchar center \
+    circle concat crc32c decode dlog10 dround dtrunc encode family float4 float8 format height isopen isperp length \
+    lgamma pclose pg_lsn radius random repeat sha224 sha256 sha384 sha512 stddev strpos substr system timetz to_bin \
+    to_hex to_oct unistr unnest uuidv4 uuidv7 varbit xmlagg bit_and bit_xor bool_or ceiling cidsend convert degrees \
+    extract get_bit hashcid hashoid hashtid hashxid initcap int4inc int8dec int8inc isempty macaddr masklen netmask \
+    network notlike npoints numeric numnode oidsend overlay polygon radians regr_r2 replace reverse set_bit textlen \
+    tidsend to_char to_date to_json ts_rank tsrange var_pop varchar version xid8cmp xidsend xmltext bit_send bool_and \
+    boolsend box_send btoidcmp bttidcmp byteacmp casefold cash_cmp charsend date_add date_bin date_cmp diagonal \
+    diameter enum_cmp get_byte hashbool hashchar hashdate hashenum hashinet hashint2 hashint4 hashint8 hashname \
+    hashtext hashxid8 hostmask in_range int2_sum int2send int4_sum int4send int8_avg int8_sum int8send interval \
+    isclosed isfinite json_agg macaddr8 mxid_age namesend numrange overlaps pg_sleep position regclass regr_sxx \
+    regr_sxy regr_syy set_byte textsend time_cmp timezone to_ascii to_jsonb ts_debug ts_parse uuid_cmp var_samp \
+    variance xid8send xml_send aclinsert aclremove any_value array_agg bernoulli bit_count bound_box bpcharcmp \
+    broadcast btboolcmp btcharcmp btint2cmp btint4cmp btint8cmp btnamecmp bttextcmp byteasend cash_send cidr_send \
+    concat_ws covar_pop cume_dist date_part date_send daterange enum_last enum_send factorial hashbytea inet_send \
+    int4range int8range json_each json_send jsonb_agg jsonb_cmp jsonb_set line_send localtime lower_inc lower_inf \
+    lseg_send make_date make_time min_scale normalize nth_value num_nulls oidlarger path_send pg_typeof poly_send \
+    querytree range_agg range_cmp regr_avgx regr_avgy setweight substring tidlarger time_hash time_send timeofday \
+    timestamp to_number translate ts_delete ts_filter ts_lexize tstzrange upper_inc upper_inf uuid_hash uuid_send \
+    varbitcmp void_send xmlexists acldefault aclexplode array_dims array_fill array_send array_sort bit_length \
+    bpcharsend btarraycmp btint24cmp btint28cmp btint42cmp btint48cmp btint82cmp btint84cmp cash_words cashlarger \
+    convert_to covar_samp date_trunc dense_rank enum_first enum_range float4send float8_avg float8send hash_array \
+    hash_range hashbpchar hashfloat4 hashfloat8 inet_merge int2larger int4larger int8larger isparallel isvertical \
+    jsonb_each jsonb_hash jsonb_send last_value multirange numeric_ln oidsmaller pg_get_acl pg_lsn_cmp point_send \
+    range_send regr_count regr_slope row_number split_part stddev_pop string_agg tidsmaller timetz_cmp to_regoper \
+    to_regproc to_regrole to_regtype to_tsquery trim_array trim_scale ts_rank_cd xmlcomment xmlconcat2 aclcontains \
+    array_lower array_ndims array_upper bittypmodin btfloat4cmp btfloat8cmp btrecordcmp cardinality cashsmaller \
+    char_length circle_send date_larger enum_larger first_value float8_corr format_type hash_record hashmacaddr \
+    int2smaller int4smaller int8dec_any int8inc_any int8smaller json_object json_typeof like_escape macaddr_cmp \
+    makeaclitem network_cmp numeric_cmp numeric_exp numeric_inc numeric_log parse_ident pg_basetype pg_get_expr \
+    pg_has_role pg_lsn_hash pg_lsn_send quote_ident range_merge record_send regexp_like regopersend regprocsend \
+    regrolesend regtypesend row_to_json set_masklen stddev_samp system_user text_larger time_larger timestamptz \
+    timetz_hash timetz_send to_regclass to_tsvector ts_headline tsquery_cmp tsquerysend unknownsend varbit_send \
+    varcharsend xid8_larger xmlvalidate array_append array_larger array_length array_remove array_sample btequalimage \
+    btfloat48cmp btfloat84cmp bytea_larger convert_from current_date current_time current_user date_smaller \
+    enum_smaller float4_accum float4larger float8_accum float8larger hash_aclitem hash_numeric hashmacaddr8 \
+    int2int4_sum interval_avg interval_cmp ishorizontal jsonb_insert jsonb_object jsonb_pretty jsonb_typeof \
+    justify_days macaddr8_cmp macaddr_send num_nonnulls numeric_send numeric_sqrt octet_length percent_rank \
+    pg_sleep_for regclasssend regexp_count regexp_instr regexp_match session_user text_smaller time_smaller \
+    timetypmodin to_timestamp tsmultirange tsvector_cmp tsvectorsend width_bucket xid8_smaller xpath_exists \
+    anyarray_send array_prepend array_replace array_reverse array_shuffle array_smaller array_to_json bpchar_larger \
+    btnametextcmp bttextnamecmp bytea_smaller current_query date_subtract float4smaller float8smaller getpgusername \
+    hashoidvector interval_hash interval_send is_normalized jsonb_set_lax jsonpath_send justify_hours macaddr8_send \
+    make_interval nameconcatoid nummultirange oidvectorsend pg_lsn_larger pg_size_bytes quote_literal random_normal \
+    record_larger regconfigsend regexp_substr timestamp_cmp timetz_larger to_regtypemod ts_token_type array_position \
+    bpchar_smaller bpchartypmodin btoidvectorcmp current_schema datemultirange float8_combine float8_regr_r2 \
+    float8_var_pop int2_avg_accum int2vectorsend int4_avg_accum int4multirange int8multirange interval_accum \
+    json_each_text json_to_record localtimestamp make_timestamp multirange_cmp network_larger numeric_larger \
+    oidvectortypes pg_column_size pg_get_ruledef pg_get_viewdef pg_lsn_smaller pg_size_pretty pg_sleep_until \
+    quote_nullable record_smaller regexp_matches regexp_replace regr_intercept similar_escape timestamp_hash \
+    timestamp_send timetz_smaller timetztypmodin to_regoperator tsquery_phrase tstzmultirange varbittypmodin \
+    array_positions array_to_string clock_timestamp col_description current_schemas current_setting float8_regr_sxx \
+    float8_regr_sxy float8_regr_syy float8_var_samp gen_random_uuid generate_series hash_multirange hashcidextended \
+    hashoidextended hashtidextended hashxidextended interval_larger json_agg_strict json_object_agg jsonb_each_text \
+    jsonb_to_record multirange_send network_smaller numeric_smaller numerictypmodin obj_description percentile_cont \
+    percentile_disc pg_get_indexdef pg_get_keywords pg_get_userbyid pg_snapshot_xip pg_wal_lsn_diff plainto_tsquery \
+    regoperatorsend string_to_array string_to_table timestamptz_cmp to_regcollation to_regnamespace to_regprocedure \
+    tsrange_subdiff unicode_version varchartypmodin boolor_statefunc btrecordimagecmp character_length \
+    current_database float8_covar_pop float8_regr_avgx float8_regr_avgy gin_cmp_tslexeme hashboolextended \
+    hashcharextended hashdateextended hashenumextended hashinetextended hashint2extended hashint4extended \
+    hashint8extended hashnameextended hashtextextended hashxid8extended inet_same_family int4_avg_combine \
+    interval_combine interval_smaller intervaltypmodin json_build_array json_object_keys json_strip_nulls \
+    json_to_tsvector jsonb_agg_strict jsonb_object_agg jsonb_path_match jsonb_path_query justify_interval \
+    macaddr8_set7bit make_timestamptz numrange_subdiff pg_collation_for pg_mcv_list_send pg_snapshot_send \
+    pg_snapshot_xmax pg_snapshot_xmin pg_trigger_depth phraseto_tsquery regcollationsend regnamespacesend \
+    regproceduresend timestamp_larger timestamptz_hash timestamptz_send unicode_assigned any_value_transfn \
+    array_to_tsvector booland_statefunc current_timestamp daterange_subdiff float8_covar_samp float8_regr_accum \
+    float8_regr_slope float8_stddev_pop gin_compare_jsonb hashbyteaextended int4range_subdiff int8range_subdiff \
+    json_array_length json_build_object json_extract_path json_to_recordset jsonb_build_array jsonb_object_keys \
+    jsonb_path_exists jsonb_strip_nulls jsonb_to_tsvector numeric_div_trunc pg_get_partkeydef pg_get_triggerdef \
+    pg_is_in_recovery pg_mcv_list_items pg_my_temp_schema pg_ndistinct_send pg_node_tree_send pg_partition_root \
+    pg_partition_tree pg_timezone_names regdictionarysend shobj_description similar_to_escape timestamp_smaller \
+    timestamptypmodin tstzrange_subdiff tsvector_to_array txid_snapshot_xip bttext_pattern_cmp btvarstrequalimage \
+    date_cmp_timestamp float8_stddev_samp has_type_privilege hashbpcharextended hashfloat4extended hashfloat8extended \
+    int2_avg_accum_inv int4_avg_accum_inv interval_accum_inv jsonb_array_length jsonb_build_object jsonb_extract_path \
+    jsonb_to_recordset pg_client_encoding pg_describe_object pg_get_functiondef pg_identify_object pg_type_is_visible \
+    time_hash_extended timestamp_cmp_date timestamptz_larger txid_snapshot_send txid_snapshot_xmax txid_snapshot_xmin \
     uuid_hash_extended xml_is_well_formed daterange_canonical float8_regr_combine generate_subscripts \
     getdatabaseencoding has_table_privilege hash_array_extended hash_range_extended hashmacaddrextended \
     icu_unicode_version int4range_canonical int8range_canonical json_array_elements jsonb_hash_extended \
@@ -210,13 +209,12 @@ pub(super) const READ: &str = "\
     jsonb_path_query_first_tz pg_get_function_arguments pg_get_publication_tables pg_ts_template_is_visible \
     timestamp_cmp_timestamptz timestamptz_cmp_timestamp timestamptz_hash_extended pg_relation_is_publishable \
     xml_is_well_formed_content jsonb_populate_record_valid pg_get_catalog_foreign_keys pg_get_function_arg_default \
-    pg_timezone_abbrevs_abbrevs range_intersect_agg_transfn xml_is_well_formed_document \
-    pg_index_column_has_property pg_statistics_obj_is_visible gist_translate_cmptype_common \
-    json_object_agg_unique_strict pg_get_replica_identity_index pg_identify_object_as_address \
-    pg_indexam_progress_phasename brin_minmax_multi_summary_send jsonb_object_agg_unique_strict \
-    pg_current_xact_id_if_assigned pg_get_partition_constraintdef pg_get_statisticsobjdef_columns \
-    multirange_intersect_agg_transfn has_foreign_data_wrapper_privilege pg_get_function_identity_arguments \
-    pg_get_statisticsobjdef_expressions \
+    pg_timezone_abbrevs_abbrevs range_intersect_agg_transfn xml_is_well_formed_document pg_index_column_has_property \
+    pg_statistics_obj_is_visible gist_translate_cmptype_common json_object_agg_unique_strict \
+    pg_get_replica_identity_index pg_identify_object_as_address pg_indexam_progress_phasename \
+    brin_minmax_multi_summary_send jsonb_object_agg_unique_strict pg_current_xact_id_if_assigned \
+    pg_get_partition_constraintdef pg_get_statisticsobjdef_columns multirange_intersect_agg_transfn \
+    has_foreign_data_wrapper_privilege pg_get_function_identity_arguments pg_get_statisticsobjdef_expressions \
     ";
 
 /// Operators; none of them is over a volatile function.

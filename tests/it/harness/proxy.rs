@@ -54,6 +54,9 @@ impl ProxySpec {
         spec.set("cluster.monitor.user", "pgsteer");
         spec.set("cluster.monitor.password", "pgsteer-secret");
         spec.raw("admin.users", "[\"postgres\"]");
+        if let Ok(split) = std::env::var("PGSTEER_TEST_SPLIT") {
+            spec.set("route.split", &split);
+        }
         if let Some(mode) = super::pool_mode() {
             spec.set("pool.mode", &mode);
         }

@@ -5,6 +5,7 @@ use super::{UTF8, catalogue, verdict};
 /// Reads, by what they try.
 const READS: &[&str] = &[
     "select 1",
+    "select pg_catalog.pg_is_in_recovery()",
     "SELECT 1;",
     ";;select 1;;",
     "-- x\nselect 1 -- y",
@@ -358,8 +359,6 @@ const WRITES: &[(&str, &[&str])] = &[
         &[
             "select pg_backend_pid()",
             "select inet_server_addr()",
-            "select pg_is_in_recovery()",
-            "select pg_catalog.pg_is_in_recovery()",
             "select pg_last_wal_replay_lsn()",
             "select pg_current_wal_lsn()",
             "select pg_postmaster_start_time()",

@@ -1,0 +1,584 @@
+//! What the client's next batch asks for: a standby, the primary, or nothing but reads.
+//!
+//! In: the messages that wait, what the session has declared before, what is known of the database. Out: an [`Asked`].
+//! Sans-IO. Must not know nodes nor how fresh they are.
+
+use crate::config::{Split, parse_duration};
+use crate::route::Why;
+use crate::session::params::Params;
+use crate::session::prepared::{Prepared, Statement};
+use crate::sql::catalogue::Catalogue;
+use crate::sql::judge::{self, Access, Context, Encoding, Hint, Isolation, Scope, Verdict};
+use crate::sql::lexer::{Lexer, Token};
+use crate::sql::{Reason, glance};
+use crate::topology::{Lsn, Timeline};
+use crate::wire::error::{PgError, SqlState};
+use crate::wire::frame;
+use crate::wire::frontend::{self, Kind};
+
+use super::shapes::Distrusted;
+
+/// The first OID that the database itself gives away.
+const FIRST_OWN_OID: u32 = 16384;
+
+/// What a batch asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nothing that any node could answer otherwise than another.
+    Either,
+    /// The primary.
+    Primary(Why),
+    /// A standby, by the client's own word.
+    Standby(Why),
+    /// Nothing but reads, in so many bytes.
+    Read(usize),
+    /// Whatever the unnamed statement asks for, which is prepared on one backend only.
+    Unnamed,
+    /// The position of the session's last write, from us.
+    Position,
+    /// A setting of ours gets a value that it cannot have.
+    Invalid(Own),
+}
+
+/// What one text asks for, whatever has been declared before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// No statement is in it.
+    Empty,
+    /// Only reads.
+    Read,
+    /// A transaction begins: read only or read write, if said; whether SERIALIZABLE.
+    Begin(Option<Access>, bool),
+    /// A comment asks for it.
+    Hint(Hint),
+    /// Anything else: why, and whether it begins as a query does.
+    Other(Reason, bool),
+}
+
+/// A setting that routing looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// `pgsteer.target`.
+    Target,
+    /// `pgsteer.min_lsn`.
+    MinLsn,
+    /// `pgsteer.max_lag`.
+    MaxLag,
+    /// `pgsteer.lsn`, which is only shown.
+    Lsn,
+    /// No such one.
+    Unknown,
+}
+
+impl Own {
+    fn of(name: &str) -> Self {
+        match name {
+            "pgsteer.target" => Self::Target,
+            "pgsteer.min_lsn" => Self::MinLsn,
+            "pgsteer.max_lag" => Self::MaxLag,
+            "pgsteer.lsn" => Self::Lsn,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn takes(self, value: &str) -> bool {
+        match self {
+            Self::Target => ["auto", "primary", "standby", "default"].contains(&value),
+            Self::MinLsn => ["", "default"].contains(&value) || position(value).is_some(),
+            Self::MaxLag => ["", "default", "0"].contains(&value) || parse_duration(value).is_ok(),
+            Self::Lsn | Self::Unknown => false,
+        }
+    }
+
+    /// What the client is told of a value that it cannot have.
+    pub fn refusal(self) -> PgError {
+        let invalid = |text| PgError::error(SqlState::INVALID_PARAMETER_VALUE, text);
+        match self {
+            Self::Target => invalid("invalid value for parameter \"pgsteer.target\"")
+                .with_hint("Available values: auto, primary, standby."),
+            Self::MinLsn => invalid("invalid value for parameter \"pgsteer.min_lsn\"")
+                .with_hint("Write what SHOW pgsteer.lsn says, such as '2:0/16B3748', or '' for none."),
+            Self::MaxLag => invalid("invalid value for parameter \"pgsteer.max_lag\"").with_hint(
+                "Write a duration with its unit, such as '500ms' or '5s', or '' for the cluster's limit.",
+            ),
+            Self::Lsn => PgError::error(
+                SqlState::CANT_CHANGE_RUNTIME_PARAM,
+                "parameter \"pgsteer.lsn\" cannot be changed",
+            ),
+            Self::Unknown => {
+                PgError::error(SqlState::UNDEFINED_OBJECT, "unrecognized configuration parameter").with_hint(
+                    "Those of pgsteer are pgsteer.target, pgsteer.min_lsn, pgsteer.max_lag and pgsteer.lsn.",
+                )
+            }
+        }
+    }
+}
+
+/// A setting of ours that a text gives a value it cannot have.
+fn invalid_setting(sql: &[u8]) -> Option<Own> {
+    let at = memchr::memmem::find(sql, b"pgsteer.").filter(|at| *at < 32)?;
+    let first = Lexer::new(sql, true).next()?;
+    if !first.is("set") {
+        return None;
+    }
+    let rest = std::str::from_utf8(sql.get(at..)?).ok()?;
+    let end = rest.find(|letter: char| !(letter.is_ascii_alphanumeric() || "._".contains(letter)));
+    let own = Own::of(&rest.get(..end?)?.to_ascii_lowercase());
+    let value = value(sql)?;
+    (!own.takes(&value)).then_some(own)
+}
+
+/// True for SHOW pgsteer.lsn.
+pub fn shows_position(sql: &[u8]) -> bool {
+    let mut tokens = Lexer::new(sql, true);
+    let mut next = |word: &str| tokens.next().is_some_and(|token| token.is(word));
+    next("show") && next("pgsteer") && tokens.next() == Some(Token::Mark(b'.')) && {
+        tokens.next().is_some_and(|token| token.is("lsn"))
+    }
+}
+
+/// True when the first of these messages is that.
+pub fn query_shows_position(messages: &[u8]) -> bool {
+    let Ok(Some((message, _))) = frame::split(messages) else { return false };
+    let sql = match Kind::of(message.tag) {
+        Some(Kind::Query) => frontend::query(message.body),
+        Some(Kind::Parse) => frontend::parse(message.body).map(|parse| parse.sql),
+        _ => None,
+    };
+    let begins =
+        |sql: &[u8]| sql.trim_ascii_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case(b"show"));
+    sql.is_some_and(|sql| begins(sql) && shows_position(sql))
+}
+
+/// `timeline:LSN`, or an LSN of the present timeline.
+pub fn position(value: &str) -> Option<(Option<Timeline>, Lsn)> {
+    match value.trim().split_once(':') {
+        Some((timeline, lsn)) => {
+            Some((Some(Timeline(timeline.trim().parse().ok()?)), lsn.trim().parse().ok()?))
+        }
+        None => Some((None, value.trim().parse().ok()?)),
+    }
+}
+
+/// Where the session wants its work done until it says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// By what each statement says.
+    #[default]
+    Auto,
+    /// All on the primary.
+    Primary,
+    /// All on a standby.
+    Standby,
+}
+
+/// What the session has declared for all that follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// `pgsteer.target`.
+    pub place: Place,
+    /// Its transactions only read.
+    pub read_only: bool,
+    /// Its transactions are SERIALIZABLE.
+    pub serializable: bool,
+}
+
+impl Standing {
+    /// As the session's settings say; `startup` are those it came with.
+    pub fn of(params: &Params, startup: impl Fn(&str) -> Option<String>) -> Self {
+        let value = |name: &str| match params.setting(name) {
+            Some(setting) => value(&setting.statement),
+            None => startup(name),
+        };
+        let place = match value("pgsteer.target").as_deref() {
+            Some("primary") => Place::Primary,
+            Some("standby") => Place::Standby,
+            _ => Place::Auto,
+        };
+        let read_only = match params.reported("default_transaction_read_only") {
+            Some(reported) => reported == "on",
+            // Servers before 14 do not tell.
+            None => value("default_transaction_read_only").is_some_and(|value| value == "on"),
+        };
+        let isolation = value("default_transaction_isolation");
+        let serializable = isolation.is_some_and(|level| level.eq_ignore_ascii_case("serializable"));
+        Self { place, read_only, serializable }
+    }
+
+    /// True when each text has to say by itself where it goes.
+    fn is_plain(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// The value in a statement that makes a setting.
+pub fn value(statement: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(statement).ok()?;
+    let text = text.trim().trim_end_matches(';').trim_end();
+    let unquote = |text: &str| {
+        let inner = text.trim().trim_start_matches(['E', 'e']).strip_prefix('\'')?.strip_suffix('\'')?;
+        Some(inner.replace("''", "'"))
+    };
+    if let Some(called) = text.strip_suffix(", false)") {
+        // As `set_config` makes it: name and value are constants.
+        return unquote(called.split_once("', ")?.1);
+    }
+    let at = text.find('=').map(|at| (at, at + 1)).or_else(|| {
+        let at = text.to_ascii_lowercase().find(" to ")?;
+        Some((at, at + 4))
+    })?;
+    let value = text.get(at.1..)?.trim();
+    Some(unquote(value).unwrap_or_else(|| value.trim_matches('"').to_ascii_lowercase()))
+}
+
+/// Reads texts for one session.
+pub struct Reader<'a> {
+    /// How much is left to the proxy.
+    pub split: Split,
+    /// What the session has declared.
+    pub standing: Standing,
+    /// How its texts are read.
+    pub context: Context,
+    /// What is known of its database.
+    pub catalogue: &'a Catalogue,
+    /// Statements that have proved not to be reads.
+    pub distrusted: &'a Distrusted,
+    /// Its prepared statements.
+    pub prepared: &'a Prepared,
+    /// Kept texts are read as they were when they came.
+    pub trusts_kept: bool,
+}
+
+/// How the session's texts are read at this moment.
+pub fn context(params: &Params) -> Context {
+    let encoding = params.reported("client_encoding").map_or(Encoding::Unsafe, Encoding::of);
+    Context { standard_strings: params.standard_strings(), encoding }
+}
+
+impl Reader<'_> {
+    /// What the messages up to the next Sync, or the next Query, ask for.
+    pub fn batch(&self, messages: &[u8]) -> Asked {
+        let mut rest = messages;
+        let (mut reads, mut is_first, mut parses_unnamed) = (false, true, false);
+        while let Ok(Some((message, next))) = frame::split(rest) {
+            let asked = match Kind::of(message.tag) {
+                Some(Kind::Query) if is_first => {
+                    let length = messages.len() - next.len();
+                    return match self.query(message.body) {
+                        Asked::Read(_) => Asked::Read(length),
+                        asked => asked,
+                    };
+                }
+                Some(Kind::Parse) => {
+                    parses_unnamed |= message.body.starts_with(b"\0");
+                    self.parse(message.body)
+                }
+                Some(Kind::Bind) => self.bind(message.body, parses_unnamed),
+                Some(Kind::Describe | Kind::Execute | Kind::Close) => Asked::Either,
+                Some(Kind::Sync) if reads => return Asked::Read(messages.len() - next.len()),
+                Some(Kind::Sync) => return Asked::Either,
+                _ => Asked::Primary(Why::IncompleteBatch),
+            };
+            match asked {
+                Asked::Either => {}
+                Asked::Read(_) => reads = true,
+                decided => return decided,
+            }
+            rest = next;
+            is_first = false;
+        }
+        Asked::Primary(Why::IncompleteBatch)
+    }
+
+    fn query(&self, body: &[u8]) -> Asked {
+        frontend::query(body).map_or(Asked::Primary(Why::IncompleteBatch), |sql| self.sql(sql))
+    }
+
+    fn parse(&self, body: &[u8]) -> Asked {
+        let Some(parse) = frontend::parse(body) else { return Asked::Primary(Why::IncompleteBatch) };
+        match self.sql(parse.sql) {
+            Asked::Read(_) if self.takes_doubtful_types(body) => {
+                Asked::Primary(Why::Write(Reason::UnknownType))
+            }
+            asked => asked,
+        }
+    }
+
+    /// True for a Parse whose parameters may be of a type that does more than hold a value.
+    fn takes_doubtful_types(&self, body: &[u8]) -> bool {
+        if !self.catalogue.doubts_types() {
+            return false;
+        }
+        let types = body.splitn(3, |byte| *byte == 0).nth(2).and_then(|types| types.get(2..));
+        let mut oids = types.unwrap_or_default().chunks_exact(4);
+        oids.any(|oid| u32::from_be_bytes(oid.try_into().unwrap_or_default()) >= FIRST_OWN_OID)
+    }
+
+    fn bind(&self, body: &[u8], parses_unnamed: bool) -> Asked {
+        let Some(bind) = frontend::bind(body) else { return Asked::Primary(Why::IncompleteBatch) };
+        if bind.statement.is_empty() {
+            return match self.prepared.unnamed() {
+                _ if parses_unnamed => Asked::Either,
+                Some((_, message)) if !message.is_empty() => self.kept(message),
+                Some(_) => Asked::Unnamed,
+                None => Asked::Either,
+            };
+        }
+        match self.prepared.get(bind.statement) {
+            // Parsed in this batch, or the server will say that there is none.
+            None => Asked::Either,
+            Some(statement) if statement.message.is_empty() => {
+                Asked::Primary(Why::Write(Reason::UnknownStatement))
+            }
+            Some(_) if !self.trusts_kept => Asked::Primary(Why::Write(Reason::Encoding)),
+            Some(statement) => self.named(statement),
+        }
+    }
+
+    /// What a statement asks for that was prepared before.
+    fn named(&self, statement: &Statement) -> Asked {
+        let now = self.knowledge();
+        if let Some((known, text)) = statement.judged.get()
+            && known == now
+        {
+            return self.asked(text);
+        }
+        let Some(sql) = text_of(&statement.message) else { return Asked::Primary(Why::IncompleteBatch) };
+        if self.distrusted.has(sql) {
+            return Asked::Primary(Why::Distrusted);
+        }
+        let text = self.text(sql);
+        statement.judged.set(Some((now, text)));
+        self.asked(text)
+    }
+
+    /// A verdict is good for as long as this stays.
+    fn knowledge(&self) -> u64 {
+        self.catalogue.generation() << 16 | self.distrusted.version() & 0xFFFF
+    }
+
+    fn kept(&self, message: &[u8]) -> Asked {
+        if !self.trusts_kept {
+            return Asked::Primary(Why::Write(Reason::Encoding));
+        }
+        text_of(message).map_or(Asked::Primary(Why::IncompleteBatch), |sql| self.sql(sql))
+    }
+
+    fn sql(&self, sql: &[u8]) -> Asked {
+        if self.split != Split::Auto && self.standing.is_plain() && !may_declare(sql) {
+            return Asked::Primary(Why::NotSplit);
+        }
+        if let [b's' | b'S', b'h' | b'H' | b'e' | b'E', ..] = sql.trim_ascii_start() {
+            if shows_position(sql) {
+                return Asked::Position;
+            }
+            if let Some(own) = invalid_setting(sql) {
+                return Asked::Invalid(own);
+            }
+        }
+        let text = self.text(sql);
+        if text == Text::Read && self.distrusted.has(sql) {
+            return Asked::Primary(Why::Distrusted);
+        }
+        self.asked(text)
+    }
+
+    fn text(&self, sql: &[u8]) -> Text {
+        let judgement = judge::judge(sql, self.context, &mut self.catalogue.seen(None));
+        if let Some(hint) = judgement.hint {
+            return Text::Hint(hint);
+        }
+        match judgement.verdict {
+            Verdict::Empty => Text::Empty,
+            Verdict::Read => Text::Read,
+            Verdict::Declare(declared) if declared.scope == Scope::Begin => {
+                let access = declared.access.filter(|access| *access != Access::Default);
+                Text::Begin(access, declared.isolation == Some(Isolation::Serializable))
+            }
+            Verdict::Declare(_) => Text::Other(Reason::Setting, false),
+            Verdict::Execute(_) => Text::Other(Reason::SessionState, false),
+            Verdict::Write(stop) => Text::Other(stop.reason, glance::is_query(sql)),
+        }
+    }
+
+    fn asked(&self, text: Text) -> Asked {
+        let Standing { place, read_only, serializable } = self.standing;
+        match (text, place) {
+            (Text::Hint(Hint::Primary), _) => return Asked::Primary(Why::Hint),
+            (Text::Hint(Hint::Standby), _) => return Asked::Standby(Why::Hint),
+            (_, Place::Primary) => return Asked::Primary(Why::Target),
+            (_, Place::Standby) => return Asked::Standby(Why::Target),
+            (_, Place::Auto) => {}
+        }
+        match text {
+            Text::Empty => Asked::Either,
+            Text::Begin(_, true) => Asked::Primary(Why::Serializable),
+            _ if serializable => Asked::Primary(Why::Serializable),
+            Text::Begin(Some(Access::ReadOnly), _) => Asked::Standby(Why::Declared),
+            // Whatever else there is in a session that only reads, its own server refuses or allows.
+            Text::Begin(None, _) | Text::Read | Text::Other(_, true) if read_only => {
+                Asked::Standby(Why::Declared)
+            }
+            Text::Begin(..) => Asked::Primary(Why::Transaction),
+            Text::Read if self.split == Split::Auto => Asked::Read(0),
+            Text::Read => Asked::Primary(Why::NotSplit),
+            Text::Other(reason, _) => Asked::Primary(Why::Write(reason)),
+            Text::Hint(_) => Asked::Either,
+        }
+    }
+}
+
+/// The text in a Parse message that was kept.
+fn text_of(message: &[u8]) -> Option<&[u8]> {
+    frontend::parse(message.get(frame::HEADER_LEN..)?).map(|parse| parse.sql)
+}
+
+/// False for a text that declares nothing; most are settled by their first letter.
+fn may_declare(sql: &[u8]) -> bool {
+    matches!(
+        sql.trim_ascii_start(),
+        [b'b' | b'B' | b'/' | b'-', ..]
+            | [b's' | b'S', b't' | b'T' | b'h' | b'H', ..]
+            | [b's' | b'S', b'e' | b'E', b't' | b'T', ..]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::catalogue::Overrides;
+    use crate::wire::encode;
+
+    fn asked_in(standing: Standing, split: Split, messages: &[u8]) -> Asked {
+        let overrides = Overrides::default();
+        let catalogue = Catalogue::unknown(overrides);
+        let reader = Reader {
+            split,
+            standing,
+            context: Context { standard_strings: true, encoding: Encoding::Utf8 },
+            catalogue: &catalogue,
+            distrusted: &Distrusted::default(),
+            prepared: &Prepared::new(1000),
+            trusts_kept: true,
+        };
+        reader.batch(messages)
+    }
+
+    fn query(sql: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode::query(&mut out, sql);
+        out
+    }
+
+    fn batch(sqls: &[&str], end: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for sql in sqls {
+            encode::message(&mut out, b'P', |body| {
+                body.push(0);
+                body.extend_from_slice(sql.as_bytes());
+                body.extend_from_slice(&[0, 0, 0]);
+            });
+            encode::message(&mut out, b'B', |body| body.extend_from_slice(&[0; 8]));
+            encode::message(&mut out, b'E', |body| body.extend_from_slice(&[0; 5]));
+        }
+        for tag in end {
+            encode::message(&mut out, *tag, |_| {});
+        }
+        out
+    }
+
+    #[test]
+    fn only_a_batch_of_reads_that_is_all_there_is_a_read() {
+        let auto = |messages: &[u8]| asked_in(Standing::default(), Split::Auto, messages);
+        let whole = batch(&["select 1", "values (2)"], b"S");
+        assert_eq!(auto(&whole), Asked::Read(whole.len()));
+        let mut two = whole.clone();
+        two.extend(batch(&["create table t ()"], b"S"));
+        assert_eq!(auto(&two), Asked::Read(whole.len()), "the second batch is another matter");
+        assert_eq!(auto(&batch(&["select 1"], b"")), Asked::Primary(Why::IncompleteBatch));
+        assert_eq!(auto(&batch(&["select 1"], b"HS")), Asked::Primary(Why::IncompleteBatch));
+        let mixed = batch(&["select 1", "create table t ()"], b"S");
+        assert_eq!(auto(&mixed), Asked::Primary(Why::Write(Reason::Definition)));
+        let text = query("select 1");
+        assert_eq!(auto(&text), Asked::Read(text.len()));
+        assert_eq!(auto(&query("begin")), Asked::Primary(Why::Transaction));
+        assert_eq!(auto(&query(" ; ")), Asked::Either);
+        assert_eq!(auto(&batch(&[], b"S")), Asked::Either);
+        assert_eq!(auto(&query("/* pgsteer: primary */ select 1")), Asked::Primary(Why::Hint));
+        assert_eq!(asked_in(Standing::default(), Split::Declared, &text), Asked::Primary(Why::NotSplit));
+    }
+
+    #[test]
+    fn what_the_client_declares_counts_in_both_ways_of_splitting() {
+        for split in [Split::Declared, Split::Auto] {
+            let plain = |sql: &str| asked_in(Standing::default(), split, &query(sql));
+            for sql in [
+                "begin read only",
+                "START TRANSACTION READ ONLY",
+                "begin isolation level repeatable read, read only",
+            ] {
+                assert_eq!(plain(sql), Asked::Standby(Why::Declared), "{sql}");
+            }
+            assert_eq!(
+                plain("begin isolation level serializable read only"),
+                Asked::Primary(Why::Serializable)
+            );
+            assert_eq!(plain("begin read write"), Asked::Primary(Why::Transaction));
+            assert_eq!(plain("/* pgsteer: standby */ insert into t values (1)"), Asked::Standby(Why::Hint));
+            let begin = batch(&["begin read only", "select f()"], b"");
+            assert_eq!(asked_in(Standing::default(), split, &begin), Asked::Standby(Why::Declared));
+            let read_only = Standing { read_only: true, ..Standing::default() };
+            let declared = |sql: &str| asked_in(read_only, split, &query(sql));
+            assert_eq!(declared("select f()"), Asked::Standby(Why::Declared));
+            assert_eq!(declared("begin"), Asked::Standby(Why::Declared));
+            assert_eq!(declared("begin read write"), Asked::Primary(Why::Transaction));
+            assert_eq!(declared("listen x"), Asked::Primary(Why::Write(Reason::SessionState)));
+            assert_eq!(
+                declared("set default_transaction_read_only = off"),
+                Asked::Primary(Why::Write(Reason::Setting))
+            );
+            let serializable = Standing { serializable: true, ..read_only };
+            assert_eq!(asked_in(serializable, split, &query("select 1")), Asked::Primary(Why::Serializable));
+            let standby = Standing { place: Place::Standby, ..Standing::default() };
+            assert_eq!(asked_in(standby, split, &query("delete from t")), Asked::Standby(Why::Target));
+        }
+    }
+
+    #[test]
+    fn settings_of_ours_are_checked() {
+        let auto = |sql: &str| asked_in(Standing::default(), Split::Declared, &query(sql));
+        for (sql, own) in [
+            ("set pgsteer.target = 'elsewhere'", Own::Target),
+            ("SET SESSION pgsteer.min_lsn TO 'x'", Own::MinLsn),
+            ("set pgsteer.max_lag = 'soon'", Own::MaxLag),
+            ("set pgsteer.lsn = '1:0/0'", Own::Lsn),
+            ("set pgsteer.tarket = 'primary'", Own::Unknown),
+        ] {
+            assert_eq!(auto(sql), Asked::Invalid(own), "{sql}");
+        }
+        for sql in [
+            "set pgsteer.target = 'primary'",
+            "set pgsteer.target to default",
+            "set pgsteer.min_lsn = '2:0/16B3748'",
+            "set pgsteer.max_lag = '5s'",
+            "set work_mem = 1",
+        ] {
+            assert_eq!(auto(sql), Asked::Primary(Why::Write(Reason::Setting)), "{sql}");
+        }
+        assert_eq!(auto("SHOW pgsteer.lsn;"), Asked::Position);
+        assert!(!shows_position(b"show pgsteer.target") && !shows_position(b"select 'show pgsteer.lsn'"));
+    }
+
+    #[test]
+    fn values_of_settings_are_read_as_they_were_made() {
+        for (statement, expected) in [
+            ("SET pgsteer.target = 'standby'", Some("standby")),
+            ("set session pgsteer.target to Standby;", Some("standby")),
+            ("SELECT pg_catalog.set_config('pgsteer.min_lsn', '2:0/16B3748', false)", Some("2:0/16B3748")),
+            ("SET pgsteer.max_lag = '5s'", Some("5s")),
+            ("SET x", None),
+        ] {
+            assert_eq!(value(statement.as_bytes()).as_deref(), expected, "{statement}");
+        }
+    }
+}
