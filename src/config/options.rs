@@ -337,7 +337,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("route.write_functions", Kind::List, "[]", Class::Live,
         "Functions whose calls go to the primary, whatever the catalogue says."),
     option("retry.reads", Kind::Flag, "true", Class::Live,
-        "Run a read (`route.split` = `auto`) again elsewhere when its node was lost before any of its result was delivered."),
+        "Run a read (`route.split` = `auto`) again elsewhere when its node was lost before any of its result was \
+         delivered."),
     option("retry.transactions", Kind::Flag, "false", Class::Live,
         "Replay open transactions on a new primary. Not available in this version."),
     option("retry.resolve_commit", Kind::Flag, "false", Class::Live,

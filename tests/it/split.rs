@@ -1,5 +1,6 @@
 //! Sessions on two kinds of nodes: where their statements run, and what they find there.
 
+use crate::harness::eventually;
 use crate::harness::raw::Raw;
 use crate::harness::scene::{Scene, scene};
 
@@ -37,12 +38,7 @@ async fn reads_go_to_standbys_and_all_else_to_the_primary() {
 
 /// Soon reads of the session are answered by a standby again.
 async fn reads_return(raw: &mut Raw) {
-    for _ in 0..100 {
-        if raw.value(WHERE).await == "t" {
-            return;
-        }
-    }
-    panic!("reads stay on the primary");
+    eventually("reads to go to a standby again", async || raw.value(WHERE).await == "t").await;
 }
 
 #[tokio::test]

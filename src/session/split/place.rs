@@ -98,7 +98,8 @@ impl Session {
     ) -> (Wants, Option<Why>) {
         self.ask_for_news(topology);
         let nearly = matches!(refusal, Refusal::NotFresh { nearly: true });
-        let wait = self.ctx.settings.load().route.freshness_wait.max(if nearly { SETTLING } else { Duration::ZERO });
+        let wait =
+            self.ctx.settings.load().route.freshness_wait.max(if nearly { SETTLING } else { Duration::ZERO });
         if wait.is_zero() {
             return (Wants::Primary, Some(Why::NotFresh));
         }
