@@ -1,10 +1,10 @@
 //! Among fit standbys, which: one drawn by how much it can take, unless another drawn so is much less laden.
 //!
-//! In: the fit nodes, and for each what the pools know of it ([`Load`]). Out: one of them. The draw goes by *capacity*, a
-//! node's weight by its latency: so shares are right when nothing is in flight, too. Nodes that get work in these shares
-//! have as much in flight as one another (by weight): who has more is *laden* and gives way to the second one drawn. Two
-//! choices spread as well as "least laden of all", without the herd that follows when all threads see the same least laden
-//! node. Pure: figures and their ages come in; it reads no clock.
+//! In: the fit nodes, and for each what the pools know of it ([`Load`]). Out: one of them. The draw goes by *capacity*,
+//! a node's weight divided by its latency: so shares are right when nothing is in flight, too. Nodes that get work in
+//! these shares have as much in flight as one another (by weight): who has more is *laden* and gives way to the second
+//! one drawn. Two choices spread as well as "least laden of all", without the herd that follows when all threads see
+//! the same least laden node. Pure: figures and their ages come in; it reads no clock.
 
 use std::time::Duration;
 
