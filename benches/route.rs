@@ -40,14 +40,14 @@ fn topology(nodes: u16) -> Topology {
 /// Different of each node, and a little old.
 fn load(node: NodeId) -> Load {
     let micros = 400.0 + f32::from(node.0) * 30.0;
-    Load { in_flight: node.index() % 3, latency: Some(Reading { micros, age: Duration::from_millis(3) }) }
+    Load { in_flight: node.index() % 3, latency: Some(Reading { micros, age_ms: 3 }) }
 }
 
 const POLICY: Policy<'_> =
     Policy { fallback: Fallback::Primary, zone: None, slow_start: Duration::from_secs(10), max_lag: None };
 
 /// For a session that comes from nowhere.
-#[divan::bench(args = [3, 5, 17, 64])]
+#[divan::bench(args = [3, 5, 17, 64], sample_size = 1000)]
 fn choose(bencher: Bencher, nodes: u16) {
     let topology = topology(nodes);
     let (mut floors, mut rng) = (Floors::default(), Rng::new(1));
@@ -57,7 +57,7 @@ fn choose(bencher: Bencher, nodes: u16) {
 }
 
 /// For a session that has a standby already.
-#[divan::bench(args = [3, 5, 17, 64])]
+#[divan::bench(args = [3, 5, 17, 64], sample_size = 1000)]
 fn stay(bencher: Bencher, nodes: u16) {
     let topology = topology(nodes);
     let (mut floors, mut rng) = (Floors::default(), Rng::new(1));

@@ -17,7 +17,7 @@ use crate::topology::{Event, NodeView, Reads, Topology};
 /// Events in the document: enough for the story of a failover of a small cluster.
 const EVENTS_MAX: usize = 50;
 /// A latency that is older says nothing about now: of a primary, for example, that was a standby once.
-const LATENCY_AGE_MAX: Duration = Duration::from_mins(1);
+const LATENCY_AGE_MAX_MS: u32 = 60_000;
 
 /// Everything about the nodes at one instant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -190,7 +190,7 @@ pub fn loads(state: &AdminState) -> Vec<LoadFigures> {
     let shares = route::shares(&topology, &Policy::of(&settings), &load);
     let figures = |node: &NodeView| {
         let Load { in_flight, latency } = load(node.id);
-        let latency = latency.filter(|reading| reading.age <= LATENCY_AGE_MAX);
+        let latency = latency.filter(|reading| reading.age_ms <= LATENCY_AGE_MAX_MS);
         LoadFigures {
             in_flight: in_flight as u64,
             latency: latency.map(|reading| Duration::from_micros(reading.micros as u64)),

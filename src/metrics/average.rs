@@ -14,7 +14,9 @@ const SHARE_MAX: f32 = 1.0 / 8.0;
 const CLIP: f32 = 8.0;
 /// An average that nobody feeds loses half of its weight in this time. A node found to be a hundred times slower than
 /// others is so tried again after some 20 seconds.
-const HALF_LIFE: Duration = Duration::from_secs(5);
+const HALF_LIFE_MS: f32 = 5000.0;
+/// So young, it has lost too little to be worth the arithmetic.
+const YOUNG_MS: u32 = 50;
 
 /// The average of what took how long; nothing is known at first.
 #[derive(Debug, Default)]
@@ -25,20 +27,20 @@ pub struct Average(AtomicU64);
 pub struct Reading {
     /// The average, microseconds, more than 0.
     pub micros: f32,
-    /// How long ago the last latency went into it.
-    pub age: Duration,
+    /// How long ago the last latency went into it, milliseconds.
+    pub age_ms: u32,
 }
 
 impl Reading {
     /// The average as far as it is still believed: it falls with its age. The truth is elsewhere, so that whoever was slow
     /// seems worth a try some time.
     pub fn faded(&self) -> f32 {
-        fade(self.micros, self.age)
+        fade(self.micros, self.age_ms)
     }
 }
 
-fn fade(micros: f32, age: Duration) -> f32 {
-    if age.is_zero() { micros } else { micros * (-age.as_secs_f32() / HALF_LIFE.as_secs_f32()).exp2() }
+fn fade(micros: f32, age_ms: u32) -> f32 {
+    if age_ms <= YOUNG_MS { micros } else { micros * (-(age_ms as f32) / HALF_LIFE_MS).exp2() }
 }
 
 impl Average {
@@ -49,11 +51,11 @@ impl Average {
         let took = took.as_micros().max(1) as f32;
         let next = match unpack(word, now_ms) {
             None => took,
-            Some(Reading { age, .. }) if age.is_zero() => return,
-            Some(Reading { micros, age }) => {
+            Some(Reading { age_ms: 0, .. }) => return,
+            Some(Reading { micros, age_ms }) => {
                 // What was believed long ago does not stand against what is seen now.
-                let base = if took < micros { fade(micros, age).max(took) } else { micros };
-                let share = (age.as_secs_f32() * 1000.0 / MEMORY_MS).min(SHARE_MAX);
+                let base = if took < micros { fade(micros, age_ms).max(took) } else { micros };
+                let share = (age_ms as f32 / MEMORY_MS).min(SHARE_MAX);
                 base + share * (took.min(base * CLIP) - base)
             }
         };
@@ -70,10 +72,10 @@ impl Average {
 /// High half: the average as the bits of a float, never 0. Low half: milliseconds at the last record.
 fn unpack(word: u64, now_ms: u32) -> Option<Reading> {
     let micros = f32::from_bits((word >> 32) as u32);
-    let age = now_ms.wrapping_sub(word as u32);
+    let age_ms = now_ms.wrapping_sub(word as u32);
     // Another thread may have read its clock a little later.
-    let age = if age > u32::MAX / 2 { 0 } else { age };
-    (word != 0).then(|| Reading { micros, age: Duration::from_millis(age.into()) })
+    let age_ms = if age_ms > u32::MAX / 2 { 0 } else { age_ms };
+    (word != 0).then_some(Reading { micros, age_ms })
 }
 
 #[cfg(test)]
@@ -101,8 +103,8 @@ mod tests {
         let average = Average::default();
         assert_eq!(average.read(5), None);
         average.record(2 * MS, 7);
-        assert_eq!(average.read(7), Some(Reading { micros: 2000.0, age: Duration::ZERO }));
-        assert_eq!(average.read(10).unwrap().age, 3 * MS);
+        assert_eq!(average.read(7), Some(Reading { micros: 2000.0, age_ms: 0 }));
+        assert_eq!(average.read(10).unwrap().age_ms, 3);
         let now = feed(&average, 4 * MS, 1000, 1, 8);
         assert!((3.2..3.4).contains(&millis(&average, now)), "two thirds of the way after a second");
         let now = feed(&average, 4 * MS, 50, 500, now);
@@ -137,13 +139,9 @@ mod tests {
     fn the_clock_may_wrap_and_threads_may_disagree_on_it() {
         let average = Average::default();
         average.record(MS, u32::MAX - 10);
-        assert_eq!(average.read(9).unwrap().age, 20 * MS);
+        assert_eq!(average.read(9).unwrap().age_ms, 20);
         average.record(MS, 9);
-        assert_eq!(
-            average.read(5).unwrap().age,
-            Duration::ZERO,
-            "read before it was written, by another clock"
-        );
+        assert_eq!(average.read(5).unwrap().age_ms, 0, "read before it was written, by another clock");
     }
 
     proptest! {

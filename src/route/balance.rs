@@ -109,7 +109,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn of(view: &NodeView, at: Moment, policy: &Policy<'_>, load: Load) -> Self {
+    fn of(view: &NodeView, warming: &Warming, policy: &Policy<'_>, load: Load) -> Self {
         let latency = |value: f32| value.max(LATENCY_MIN);
         Candidate {
             node: view.id.0,
@@ -117,7 +117,7 @@ impl Candidate {
             slow: false,
             slowness: 1.0,
             in_flight: load.in_flight as f32,
-            weight: view.spec.weight.max(1) as f32 * warmth(view, at, policy.slow_start),
+            weight: view.spec.weight.max(1) as f32 * warming.warmth(view),
             micros: load.latency.map_or(0.0, |reading| latency(reading.micros)),
             faded: load.latency.map_or(0.0, |reading| latency(reading.faded())),
             capacity: 0.0,
@@ -130,11 +130,28 @@ impl Candidate {
     }
 }
 
-/// From [`START`] to 1 while the time since it qualified goes from 0 to `slow_start`.
-fn warmth(view: &NodeView, at: Moment, slow_start: Duration) -> f32 {
-    let Some(since) = view.qualified_since else { return 1.0 };
-    let served = at.since(since);
-    if served >= slow_start { 1.0 } else { served.div_duration_f32(slow_start).max(START) }
+/// The slow start of standbys.
+struct Warming {
+    at: Moment,
+    slow_start: Duration,
+    /// Who qualifies since then or longer is warm.
+    warm: Moment,
+}
+
+impl Warming {
+    fn new(at: Moment, slow_start: Duration) -> Self {
+        Warming { at, slow_start, warm: at - slow_start }
+    }
+
+    /// From [`START`] to 1 while the time since it qualified goes from 0 to `slow_start`.
+    fn warmth(&self, view: &NodeView) -> f32 {
+        match view.qualified_since {
+            Some(since) if since > self.warm => {
+                self.at.since(since).div_duration_f32(self.slow_start).max(START)
+            }
+            _ => 1.0,
+        }
+    }
 }
 
 fn is_slow(micros: f32, best: f32) -> bool {
@@ -204,10 +221,11 @@ pub(super) fn pick(
         None => (rng.part() * nodes.len() as f32) as usize,
     };
     let (before, from) = nodes.split_at(start.min(nodes.len()));
+    let warming = Warming::new(topology.at, policy.slow_start);
     let mut field = [Candidate::default(); FIELD];
     let mut count = 0;
     for (slot, view) in field.iter_mut().zip(from.iter().chain(before).filter(|view| fit(view))) {
-        *slot = Candidate::of(view, topology.at, policy, load.load(view.id));
+        *slot = Candidate::of(view, &warming, policy, load.load(view.id));
         count += 1;
     }
     let field = field.get_mut(..count)?;
@@ -221,8 +239,9 @@ pub(super) fn pick(
 /// What part of the reads each standby is to get, for people: in the order of the nodes.
 pub fn shares(topology: &Topology, policy: &Policy<'_>, load: &dyn NodeLoad) -> Vec<Share> {
     let fit = topology.read_nodes();
+    let warming = Warming::new(topology.at, policy.slow_start);
     let mut field: Vec<_> =
-        fit.map(|view| Candidate::of(view, topology.at, policy, load.load(view.id))).collect();
+        fit.map(|view| Candidate::of(view, &warming, policy, load.load(view.id))).collect();
     weigh(&mut field);
     field.retain(|one| one.capacity > 0.0 && !one.slow);
     let all: f32 = field.iter().map(|one| one.capacity).sum();

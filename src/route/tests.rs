@@ -31,8 +31,8 @@ fn slow<const N: usize>(millis: [u64; N]) -> Known {
     Known(millis.map(|ms| Load { in_flight: 0, latency: Some(reading(ms, 0)) }).to_vec())
 }
 
-fn reading(ms: u64, age_ms: u64) -> Reading {
-    Reading { micros: ms as f32 * 1000.0, age: Duration::from_millis(age_ms) }
+fn reading(ms: u64, age_ms: u32) -> Reading {
+    Reading { micros: ms as f32 * 1000.0, age_ms }
 }
 
 /// Node 0 is the primary, the others are standbys that qualify; all are up.
@@ -291,7 +291,7 @@ fn latency_divides_the_work_and_the_far_slower_gets_none() {
     let twice = spread(&view, &policy, &slow([0, 1, 2]));
     assert!((290..380).contains(&twice[2]), "{twice:?}");
     assert_eq!(spread(&view, &policy, &slow([0, 1, 5]))[2], 0);
-    let micros = |micros| Load { in_flight: 0, latency: Some(Reading { micros, age: Duration::ZERO }) };
+    let micros = |micros| Load { in_flight: 0, latency: Some(Reading { micros, age_ms: 0 }) };
     let small = Known([0.0, 300.0, 2000.0].map(micros).to_vec());
     assert!(spread(&view, &policy, &small)[2] > 90, "many times slower, and nobody would notice");
     let mut load = slow([0, 1, 100]);
@@ -386,7 +386,7 @@ proptest! {
     /// Whatever is known of the nodes: a target is always one of the fit, and there is one as soon as one is fit.
     #[test]
     fn only_the_fit_are_chosen(
-        nodes in prop::collection::vec((any::<bool>(), 0usize..50, prop::option::of((1u64..100_000, 0u64..100_000)),
+        nodes in prop::collection::vec((any::<bool>(), 0usize..50, prop::option::of((1u64..100_000, 0u32..100_000)),
             1u32..=1000, 0u64..20_000, any::<bool>()), 1..40),
         current in prop::option::of(0u16..41),
         zone in any::<bool>(),
