@@ -2,12 +2,13 @@
 //! itself is asked whether that was right.
 
 use pgsteer::session::catalogues::facts;
-use pgsteer::sql::catalogue::{Catalogue, Overrides};
+use pgsteer::sql::catalogue::{Catalogue, Overrides, queries};
 use pgsteer::sql::judge::{Context, Encoding, Verdict, judge};
 use tokio_postgres::{Client, Config, Row};
 
 use crate::harness::cluster::{TestCluster, cluster};
 use crate::harness::drivers::{connect, sqlstate};
+use crate::harness::eventually;
 
 /// Something of each kind that the judge must know.
 const OBJECTS: &str = "
@@ -216,4 +217,41 @@ async fn built_in_reads_run_on_a_standby() {
     for sql in reads {
         app.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
+}
+
+/// While a server says that nothing has changed, nothing is read again: so it must say when something has.
+#[tokio::test]
+async fn every_change_that_matters_is_counted() {
+    let cluster = cluster(1).await;
+    let primary = cluster.n(0);
+    // Counters of a session are told at its end at the latest.
+    let run = async |sql: &str| primary.sql_in("app").await.unwrap().run(sql).await.unwrap();
+    run(OBJECTS).await;
+    let logins = cluster.logins();
+    let monitor = connect(&login(&cluster, 0, pgsteer::demo::setup::MONITOR, &logins.monitor)).await.unwrap();
+    let counted = async || {
+        monitor.query_one(queries::CHANGES, &[]).await.unwrap().get::<_, Option<String>>(0).expect("a count")
+    };
+    for sql in [
+        "CREATE FUNCTION one_more() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "ALTER FUNCTION reads() VOLATILE",
+        "CREATE OR REPLACE FUNCTION reads() RETURNS int STABLE LANGUAGE sql AS 'SELECT 2'",
+        "CREATE OR REPLACE VIEW good_view AS SELECT a, writes() AS reads FROM t",
+        "CREATE TABLE another (a int)",
+        "ALTER TABLE another SET UNLOGGED",
+        "ALTER TABLE another RENAME TO other_name",
+        "CREATE POLICY q ON guarded USING (writes() > 1)",
+        "CREATE DOMAIN third AS int CHECK (writes(VALUE))",
+        "CREATE CAST (pair AS odd) WITH INOUT",
+        "DROP OPERATOR ### (int, int) CASCADE",
+        "ALTER FUNCTION writes() SET SCHEMA other",
+        "DROP SCHEMA other CASCADE",
+    ] {
+        let before = counted().await;
+        run(sql).await;
+        eventually(&format!("{sql} to be counted"), async || counted().await != before).await;
+    }
+    let standby = connect(&login(&cluster, 1, pgsteer::demo::setup::MONITOR, &logins.monitor)).await.unwrap();
+    let told = standby.query_one(queries::CHANGES, &[]).await.unwrap();
+    assert_eq!(told.get::<_, Option<String>>(0), None, "a standby does not know");
 }

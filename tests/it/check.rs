@@ -128,3 +128,20 @@ async fn a_wrong_password_and_a_silent_node() {
     assert!(found.iter().any(|text| text.contains("connection refused")), "{found:?}");
     assert_eq!(value["nodes"][1]["reachable"], false);
 }
+
+#[tokio::test]
+async fn databases_that_the_role_may_not_read_are_named() {
+    let cluster = cluster(1).await;
+    let mut sql = cluster.n(0).sql().await.unwrap();
+    sql.run("REVOKE CONNECT ON DATABASE app FROM PUBLIC").await.unwrap();
+    let advice = async || {
+        let (_, value) = check(&[&cluster], "[pool]\nmode = \"transaction\"").await;
+        let all = value["advice"].as_array().unwrap().iter();
+        let about = all.filter(|one| one["text"].as_str().unwrap().contains("may not connect to app"));
+        about.map(|one| one["sql"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let told = advice().await;
+    assert_eq!(told, ["GRANT CONNECT ON DATABASE app TO pgsteer;\n"]);
+    sql.run(&told[0]).await.unwrap();
+    assert!(advice().await.is_empty());
+}

@@ -19,12 +19,14 @@ use crate::config::{NodeAddress, Settings, setup_sql};
 use crate::drain::Tasks;
 use crate::net::client::{self, ConnectError};
 use crate::net::tls::ServerTlsContext;
-use crate::sql::catalogue::{Catalogue, Facts};
+use crate::sql::catalogue::{Catalogue, Facts, queries};
 use crate::sql::hidden::{Risks, Source};
 use crate::topology::Store;
 
 /// How old what is known may become.
 const AGE: Duration = Duration::from_mins(1);
+/// How long a server's word that nothing has changed is believed: it may lose or delay what it counts.
+const BELIEVED: Duration = Duration::from_mins(10);
 /// Shortest time between two looks at one database that nobody waits for.
 const GAP: Duration = Duration::from_secs(2);
 /// When to look again after a failure that may pass.
@@ -65,11 +67,16 @@ struct Place {
     due: Instant,
     /// When the last look began.
     began: Option<Instant>,
+    /// When all was read last, and what the server had counted before.
+    read: Option<(Instant, Option<String>)>,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-/// What one look found.
+/// What one look found; nothing when nothing has changed.
 struct Found {
+    /// What the server had counted before.
+    changes: Option<String>,
+    is_unchanged: bool,
     facts: Option<Facts>,
     risks: Option<Vec<Source>>,
 }
@@ -120,9 +127,12 @@ impl Loader {
             wants: Wants::default(),
             due: now,
             began: None,
+            read: None,
             waiting: Vec::new(),
         });
         place.wants = place.wants.and(wants);
+        // Whoever asks knows of a change that may not have been counted yet.
+        place.read = None;
         if let Some(done) = done {
             place.waiting.push(done);
             place.due = now;
@@ -134,7 +144,7 @@ impl Loader {
     fn reload(&mut self) {
         self.catalogues.set_unknown(&self.catalogues.settings.load().route);
         let now = Instant::now();
-        self.databases.values_mut().for_each(|place| place.due = now);
+        self.databases.values_mut().for_each(|place| (place.due, place.read) = (now, None));
     }
 
     /// Loads the database that has waited longest, those first that sessions wait for.
@@ -153,15 +163,20 @@ impl Loader {
         place.wants = place.wants.and(Wants::of(&settings));
         (place.began, place.due) = (Some(now), now + AGE);
         let askers = std::mem::take(&mut place.waiting);
-        let read = tokio::time::timeout(LOAD, self.read(&database, place.wants, &settings, tasks));
+        let known = place.read.as_ref().filter(|(when, _)| now.saturating_duration_since(*when) < BELIEVED);
+        let known = known.and_then(|(_, changes)| changes.as_deref());
+        let read = tokio::time::timeout(LOAD, self.read(&database, place.wants, known, &settings, tasks));
         let timed_out = || Failure::Passing(format!("no answer within {} s", LOAD.as_secs()));
         let read = read.await.unwrap_or_else(|_| Err(timed_out()));
         let keep = match read {
+            Ok(found) if found.is_unchanged => true,
             Ok(found) => {
+                place.read = Some((now, found.changes.clone()));
                 self.learn(&database, found, &settings).await;
                 true
             }
             Err(failure) => {
+                place.read = None;
                 if let Failure::Passing(_) = failure {
                     place.due = now + RETRY;
                 }
@@ -181,6 +196,7 @@ impl Loader {
         &self,
         database: &str,
         wants: Wants,
+        known: Option<&str>,
         settings: &Settings,
         tasks: &Tasks,
     ) -> Result<Found, Failure> {
@@ -188,7 +204,7 @@ impl Loader {
         let node = best_node(&topology).and_then(|node| topology.node(node));
         let node = node.ok_or_else(|| Failure::Passing("no node answers".to_owned()))?;
         let client = connect(&node.spec.address, &self.sources.tls, database, settings, tasks).await?;
-        query(&client, wants).await.map_err(|error| not_read(&error, &settings.cluster.monitor.user))
+        query(&client, wants, known).await.map_err(|error| not_read(&error, &settings.cluster.monitor.user))
     }
 
     async fn learn(&mut self, database: &str, found: Found, settings: &Settings) {
@@ -218,7 +234,11 @@ impl Loader {
             Failure::Refused { error, todo } => (error, todo.trim_end()),
             Failure::Passing(error) => (error, "it is tried again"),
         };
-        if self.warned.insert(database.into()) {
+        let known = self.catalogues.known.load().get(database).cloned().unwrap_or_default();
+        let is_refused = matches!(failure, Failure::Refused { .. });
+        if known.has(wants) && !is_refused {
+            debug!(database, error, "the catalogue of this database could not be read again");
+        } else if self.warned.insert(database.into()) {
             let meaning = if wants.names {
                 "the catalogue of this database is not known, so that its functions and tables count as writes"
             } else {
@@ -226,8 +246,6 @@ impl Loader {
             };
             warn!(database, error, todo, "{meaning}");
         }
-        let is_refused = matches!(failure, Failure::Refused { .. });
-        let known = self.catalogues.known.load().get(database).cloned().unwrap_or_default();
         let nothing = || {
             let generation = self.catalogues.next_generation();
             Arc::new(Catalogue::new(&Facts::default(), overrides(&settings.route), generation))
@@ -250,7 +268,7 @@ pub async fn look(
 ) -> Result<Catalogue, String> {
     let asked = async {
         let client = connect(address, tls, database, settings, tasks).await?;
-        let found = query(&client, Wants { names: true, risks: false }).await;
+        let found = query(&client, Wants { names: true, risks: false }, None).await;
         found.map_err(|error| not_read(&error, &settings.cluster.monitor.user))
     };
     match tokio::time::timeout(LOAD, asked).await {
@@ -287,11 +305,17 @@ async fn connect(
     Ok(client)
 }
 
-async fn query(client: &Client, wants: Wants) -> Result<Found, tokio_postgres::Error> {
+/// Reads what is wanted, unless the server has counted nothing since it said what is `known`.
+async fn query(client: &Client, wants: Wants, known: Option<&str>) -> Result<Found, tokio_postgres::Error> {
     client.batch_execute(BEGIN).await?;
+    // Before the first look at the catalogue: a change in between is then seen twice, and not missed.
+    let changes: Option<String> = client.query_one(queries::CHANGES, &[]).await?.try_get(0)?;
+    if changes.is_some() && changes.as_deref() == known {
+        return Ok(Found { changes, is_unchanged: true, facts: None, risks: None });
+    }
     let facts = if wants.names { Some(names::facts(client).await?) } else { None };
     let risks = if wants.risks { Some(risks::sources(client).await?) } else { None };
-    Ok(Found { facts, risks })
+    Ok(Found { changes, is_unchanged: false, facts, risks })
 }
 
 fn not_connected(error: &ConnectError, user: &str, database: &str) -> Failure {
