@@ -25,7 +25,7 @@ use crate::wire::error::{PgError, SqlState};
 const NO_VERSION: u64 = u64::MAX;
 /// Pause before a node that refused is tried again when the topology has not changed meanwhile.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// Longest wait for a standby that only we have chosen.
+/// Longest wait for a standby where the primary will do.
 const CHOICE: Duration = Duration::from_secs(1);
 
 /// Why a request cannot have a backend.
@@ -86,14 +86,13 @@ impl Session {
         }
     }
 
-    /// A backend of the kind that the batch that waits goes to. Where only we have chosen a standby, the primary serves
-    /// as well.
+    /// A backend of the kind that the batch that waits goes to, or one of the primary where that will do.
     async fn find_for_batch(&mut self) -> Result<(), NoBackend> {
         let timeout = self.ctx.settings.load().cluster.hold_timeout;
         self.await_position().await?;
         self.await_freshness().await?;
         self.change_sides().await?;
-        if self.is_our_choice() {
+        if self.may_use_primary() {
             match self.find_backend(Instant::now() + CHOICE.min(timeout)).await {
                 Err(NoBackend::Refused(_) | NoBackend::RefusedByServer(..)) => {
                     self.give_up_standby();
@@ -167,12 +166,12 @@ impl Session {
                 Ok(target) => match self.try_node(target, &topology, deadline).await? {
                     Attempt::Attached => return Ok(()),
                     Attempt::Again => continue,
-                    Attempt::Retry if self.is_our_choice() => {
+                    Attempt::Retry if self.may_use_primary() => {
                         return Err(NoBackend::Refused(no_standby(began.elapsed())));
                     }
                     Attempt::Retry => pause = Instant::now() + RETRY_PAUSE,
                 },
-                Err(_) if self.is_our_choice() => {
+                Err(_) if self.may_use_primary() => {
                     return Err(NoBackend::Refused(no_standby(began.elapsed())));
                 }
                 Err(Refusal::NoStandby) if !self.may_wait_for_standby() => {
@@ -280,7 +279,7 @@ impl Session {
             let policy = Policy::of(&settings);
             return self.pick(&mut Floors::default(), &policy, topology, last);
         };
-        let fallback = split.is_ours.then_some(Fallback::Error);
+        let fallback = split.primary_will_do.then_some(Fallback::Error);
         let target = self.target_for(&mut split, topology, fallback);
         self.split = Some(split);
         // Whoever asked for a standby and waited in vain reads on the primary: it has everything.

@@ -288,10 +288,15 @@ impl Session {
         }
         self.note_unnamed(kind, len);
         if self.is_sharing() {
-            return self.translate(kind, len, whole);
+            let look = self.translate(kind, len, whole);
+            if look.is_none() && self.limbo.is_none() {
+                self.note_sent(len);
+            }
+            return look;
         }
         self.state.client_message(kind, self.up.peek(len), whole);
         self.up.pass();
+        self.note_sent(len);
         None
     }
 

@@ -33,6 +33,7 @@ use crate::config::{Consistency, Settings, Split};
 use crate::pool::StartupSet;
 use crate::route::{Floors, Mark, Wants, Why};
 use crate::sql::catalogue::Catalogue;
+use crate::sql::judge;
 use crate::topology::NodeId;
 use crate::wire::backend::TxStatus;
 use crate::wire::frame::HEADER_LEN;
@@ -50,7 +51,9 @@ pub(super) struct Splitter {
     /// The startup parameters it came with.
     startup: StartupSet,
     standing: Standing,
-    /// The settings from which that was found.
+    /// How its texts are read.
+    context: judge::Context,
+    /// The settings from which both were found.
     standing_of: Option<u32>,
     max_lag: Option<Duration>,
     catalogue: Arc<Catalogue>,
@@ -60,6 +63,8 @@ pub(super) struct Splitter {
     is_chosen: bool,
     /// It was the proxy that chose a standby for it.
     pub(super) is_ours: bool,
+    /// The primary may serve it when no standby does.
+    pub(super) primary_will_do: bool,
     /// The node chosen for it.
     pub(super) node: Option<NodeId>,
     /// The client asks for the position of its last write.
@@ -100,6 +105,7 @@ impl Splitter {
             bound: settings.route.consistency == Consistency::Session,
             startup: login.set.clone(),
             standing: Standing::default(),
+            context: judge::Context { standard_strings: true, encoding: judge::Encoding::Unsafe },
             standing_of: None,
             max_lag: None,
             catalogue: Arc::default(),
@@ -107,6 +113,7 @@ impl Splitter {
             floors: Floors::default(),
             is_chosen: false,
             is_ours: false,
+            primary_will_do: false,
             node: None,
             asks_position: false,
             patience: None,
@@ -152,7 +159,7 @@ impl Splitter {
 
     /// The next batch is another one.
     pub(super) fn forget_choice(&mut self) {
-        (self.is_chosen, self.is_ours, self.is_refused) = (false, false, false);
+        (self.is_chosen, self.is_ours, self.primary_will_do, self.is_refused) = (false, false, false, false);
         (self.node, self.patience, self.asks_position) = (None, None, false);
         self.kept.clear();
     }
@@ -181,6 +188,7 @@ impl Splitter {
             self.startup.get(name).map(str::to_owned).or(option)
         };
         self.standing = Standing::of(&state.params, startup);
+        self.context = ask::context(&state.params);
         let value = |name: &str| match state.params.setting(name) {
             Some(setting) => ask::value(&setting.statement),
             None => startup(name),
@@ -260,7 +268,12 @@ impl Session {
         split.is_proven = false;
         // A transaction stays where it is; what follows it may have to go elsewhere.
         let inside = self.state.tx != TxStatus::Idle && !self.state.ends_transaction();
-        (on_standby && !inside).then_some(Look::Wait)
+        if on_standby && !inside {
+            return Some(Look::Wait);
+        }
+        // With this one behind it, nothing can be run again.
+        self.let_hear();
+        None
     }
 
     /// A batch that nobody has a backend for yet.
@@ -345,7 +358,7 @@ impl Session {
         let reader = Reader {
             split: split.split,
             standing: split.standing,
-            context: ask::context(&self.state.params),
+            context: split.context,
             catalogue: &split.catalogue,
             distrusted: &self.ctx.catalogues.distrusted,
             prepared: &self.state.prepared,
@@ -405,9 +418,9 @@ impl Session {
         }
     }
 
-    /// The proxy chose a standby for the batch that waits; the client has not asked for one.
-    pub(super) fn is_our_choice(&self) -> bool {
-        self.wants == Wants::Standby && self.split.as_ref().is_some_and(|split| split.is_ours)
+    /// A standby is wanted for the batch that waits, and the primary will do as well.
+    pub(super) fn may_use_primary(&self) -> bool {
+        self.wants == Wants::Standby && self.split.as_ref().is_some_and(|split| split.primary_will_do)
     }
 }
 

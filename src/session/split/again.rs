@@ -23,6 +23,13 @@ impl Session {
         }
     }
 
+    /// A message is sent to the backend in hand.
+    pub(in crate::session) fn note_sent(&mut self, length: usize) {
+        if let Some(split) = self.split.as_mut().filter(|split| split.kept.is_active()) {
+            split.kept.note_sent(length);
+        }
+    }
+
     /// True when what is under way can be run again, and nobody would notice.
     pub(in crate::session) fn can_run_again(&self) -> bool {
         self.split.as_ref().is_some_and(|split| split.kept.is_active())
@@ -110,7 +117,10 @@ impl Session {
         let Some(batch) = split.kept.take() else { return false };
         split.forget_choice();
         split.is_refused = is_refused;
-        self.up.put_back(&batch);
+        self.up.reserve(0);
+        if !batch.is_empty() {
+            self.up.put_back(&batch);
+        }
         true
     }
 }

@@ -18,6 +18,8 @@ const HELD: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub struct Kept {
     bytes: Vec<u8>,
+    /// How much of it has been sent, from its beginning.
+    sent: usize,
     active: bool,
 }
 
@@ -54,8 +56,14 @@ impl Kept {
     /// The client hears of it, or it was none.
     pub fn clear(&mut self) {
         self.active = false;
+        self.sent = 0;
         self.bytes.clear();
         self.bytes.shrink_to(ROOM);
+    }
+
+    /// So many bytes more of it are sent.
+    pub fn note_sent(&mut self, length: usize) {
+        self.sent = self.bytes.len().min(self.sent + length);
     }
 
     /// The texts in it, those that were prepared before among them.
@@ -92,10 +100,11 @@ impl Kept {
         names
     }
 
-    /// The batch, once.
+    /// What has been sent of the batch, once; the rest of it still waits.
     pub fn take(&mut self) -> Option<Vec<u8>> {
         self.active.then(|| {
             self.active = false;
+            self.bytes.truncate(std::mem::take(&mut self.sent));
             std::mem::take(&mut self.bytes)
         })
     }
@@ -218,6 +227,11 @@ mod tests {
     fn a_batch_is_taken_once_and_never_when_it_is_too_long() {
         let mut kept = Kept::default();
         assert!(kept.keep(b"abc") && kept.is_active());
+        kept.note_sent(2);
+        assert_eq!(kept.take().as_deref(), Some(&b"ab"[..]), "the rest still waits");
+        assert!(kept.keep(b"abc"));
+        kept.note_sent(2);
+        kept.note_sent(2);
         assert_eq!(kept.take().as_deref(), Some(&b"abc"[..]));
         assert_eq!(kept.take(), None);
         assert!(!kept.keep(&[0; LONGEST + 1]) && !kept.is_active());

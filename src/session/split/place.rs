@@ -56,15 +56,17 @@ impl Session {
     fn place_declared(&mut self, split: &mut Splitter, why: Why) -> (Wants, Option<Why>) {
         let topology = self.ctx.store.load();
         self.wants = Wants::Standby;
-        split.is_ours = false;
+        split.primary_will_do = self.ctx.settings.load().cluster.fallback == Fallback::Primary;
         match self.target_for(split, &topology, None) {
             Ok(Target::Standby(node)) => {
                 split.node = Some(node);
                 (Wants::Standby, Some(why))
             }
+            Ok(Target::Primary(_)) => (Wants::Primary, Some(Why::NoStandby)),
+            Err(Refusal::NotFresh { nearly }) => self.not_fresh(split, &topology, nearly, why),
+            Err(_) if split.primary_will_do => (Wants::Primary, Some(Why::NoStandby)),
             // What happens without a standby is the operator's to say (`cluster.fallback`).
-            Ok(Target::Primary(_)) | Err(Refusal::NoStandby) => (Wants::Standby, Some(why)),
-            Err(refusal) => self.not_fresh(split, &topology, refusal, why),
+            Err(_) => (Wants::Standby, Some(why)),
         }
     }
 
@@ -74,6 +76,7 @@ impl Session {
         }
         let topology = self.ctx.store.load();
         self.wants = Wants::Standby;
+        split.primary_will_do = true;
         match self.target_for(split, &topology, Some(Fallback::Error)) {
             Ok(target) => {
                 split.is_ours = true;
@@ -81,9 +84,9 @@ impl Session {
                 (Wants::Standby, Some(Why::Read))
             }
             Err(Refusal::NoStandby | Refusal::NoPrimary) => (Wants::Primary, Some(Why::NoStandby)),
-            Err(refusal) => {
+            Err(Refusal::NotFresh { nearly }) => {
                 split.is_ours = true;
-                self.not_fresh(split, &topology, refusal, Why::Read)
+                self.not_fresh(split, &topology, nearly, Why::Read)
             }
         }
     }
@@ -93,13 +96,12 @@ impl Session {
         &mut self,
         split: &mut Splitter,
         topology: &Topology,
-        refusal: Refusal,
+        nearly: bool,
         why: Why,
     ) -> (Wants, Option<Why>) {
         self.ask_for_news(topology);
-        let nearly = matches!(refusal, Refusal::NotFresh { nearly: true });
-        let wait =
-            self.ctx.settings.load().route.freshness_wait.max(if nearly { SETTLING } else { Duration::ZERO });
+        let settling = if nearly { SETTLING } else { Duration::ZERO };
+        let wait = self.ctx.settings.load().route.freshness_wait.max(settling);
         if wait.is_zero() {
             return (Wants::Primary, Some(Why::NotFresh));
         }
@@ -132,7 +134,7 @@ impl Session {
         }
     }
 
-    /// No standby has taken a read of ours: the primary does.
+    /// No standby has taken the batch: the primary does.
     pub(in crate::session) fn give_up_standby(&mut self) {
         let Some(split) = self.split.as_mut() else { return };
         split.crowded_until = Some(Instant::now() + CROWDED);
