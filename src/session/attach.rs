@@ -62,7 +62,8 @@ impl Session {
             return Ok(());
         }
         if !self.state.is_quiet() {
-            // In a block nothing but the name or the position can be wanted.
+            // In a block nothing but a name, a position or another node for its beginning can be wanted.
+            self.move_transaction().await?;
             return match self.await_position().await {
                 Ok(()) => self.reapply_name().await,
                 Err(NoBackend::End(end)) => Err(end),

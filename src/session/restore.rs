@@ -120,8 +120,7 @@ pub async fn apply(backend: &mut Backend, change: &Change, deadline: Instant) ->
     failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(RestoreError::Refused(error)))
 }
 
-/// Sends messages that are answered by so many ReadyForQuery, whatever the server says to them. What comes for the client
-/// meanwhile is added to `heard`.
+/// Sends messages that are answered by so many ReadyForQuery, whatever else the server says to them. What comes for the client meanwhile is added to `heard`.
 pub async fn send(
     backend: &mut Backend,
     messages: &[u8],

@@ -8,6 +8,7 @@ mod again;
 pub mod aside;
 mod ask;
 mod kept;
+mod moving;
 mod place;
 mod position;
 mod shapes;
@@ -69,6 +70,10 @@ pub(super) struct Splitter {
     pub(super) node: Option<NodeId>,
     /// The client asks for the position of its last write.
     asks_position: bool,
+    /// The BEGIN of a transaction in which nothing else has been done yet; empty when there is none.
+    begun: Vec<u8>,
+    /// The kind of node that this transaction is to go on at.
+    moves_to: Option<Wants>,
     /// Until when it may wait for a standby to become fresh enough.
     pub(super) patience: Option<Instant>,
     /// A standby has failed it.
@@ -115,6 +120,8 @@ impl Splitter {
             is_ours: false,
             primary_will_do: false,
             node: None,
+            begun: Vec::new(),
+            moves_to: None,
             asks_position: false,
             patience: None,
             is_refused: false,
@@ -161,6 +168,8 @@ impl Splitter {
     pub(super) fn forget_choice(&mut self) {
         (self.is_chosen, self.is_ours, self.primary_will_do, self.is_refused) = (false, false, false, false);
         (self.node, self.patience, self.asks_position) = (None, None, false);
+        self.begun.clear();
+        self.moves_to = None;
         self.kept.clear();
     }
 
@@ -265,6 +274,11 @@ impl Session {
             split.asks_position = true;
             return self.tell_position();
         }
+        if !theirs && self.moves_transaction() {
+            return Some(Look::Stop(Event::Request));
+        }
+        let split = self.split.as_mut()?;
+        split.begun.clear();
         split.is_proven = false;
         // A transaction stays where it is; what follows it may have to go elsewhere.
         let inside = self.state.tx != TxStatus::Idle && !self.state.ends_transaction();
@@ -338,8 +352,13 @@ impl Session {
             let asked = self.asked(&mut split);
             let (wants, why) = self.place(&mut split, asked);
             split.is_proven = matches!(asked, Asked::Read(_));
-            if let Asked::Read(length) = asked {
-                self.keep(&mut split, length);
+            match asked {
+                Asked::Read(length) => self.keep(&mut split, length),
+                Asked::Primary(Why::Transaction) | Asked::Standby(Why::Declared) => {
+                    let begin = ask::plain_begin(self.up.unseen(), split.context);
+                    split.begun.extend_from_slice(begin.unwrap_or_default());
+                }
+                _ => {}
             }
             self.wants = wants;
             if let Some(why) = why {

@@ -1,7 +1,7 @@
 //! Sessions on two kinds of nodes: where their statements run, and what they find there.
 
 use crate::harness::eventually;
-use crate::harness::raw::Raw;
+use crate::harness::raw::{Frame, Raw, bind, execute, parse, sync};
 use crate::harness::scene::{Scene, scene};
 
 const WHERE: &str = "SELECT pg_is_in_recovery()";
@@ -57,6 +57,113 @@ async fn a_session_finds_its_own_writes() {
             }
         }
         assert!(on_standby > 0, "{mode}");
+        scene.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_may_say_late_that_it_only_reads() {
+    for mode in ["session", "transaction"] {
+        for split in ["declared", "auto"] {
+            let scene = scene(1, |spec| {
+                spec.set("route.split", split).set("pool.mode", mode);
+            })
+            .await;
+            let mut raw = scene.raw().await;
+            raw.query("SET TimeZone = 'Asia/Tokyo'").await;
+            // By one statement after the other, and in one batch as pgjdbc sends it.
+            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ";
+            eventually("the transaction to go to a standby", async || {
+                raw.query(begin).await;
+                assert_eq!(commands(&raw.query("SET TRANSACTION READ ONLY").await), "SET T");
+                assert_eq!(raw.value("SHOW transaction_isolation").await, "repeatable read");
+                assert_eq!(raw.value("SHOW TimeZone").await, "Asia/Tokyo");
+                let on_standby = raw.value(WHERE).await == "t";
+                assert_eq!(commands(&raw.query("COMMIT").await), "COMMIT I");
+                on_standby
+            })
+            .await;
+            let batch = [
+                [parse("", "BEGIN"), bind("", "", &[]), execute("", 0)].concat(),
+                [parse("", "SET TRANSACTION READ ONLY"), bind("", "", &[]), execute("", 0), sync()].concat(),
+            ];
+            raw.send(&batch.concat()).await;
+            raw.expect("12C12CZ").await;
+            assert_eq!(raw.value(WHERE).await, "t", "{mode} {split}");
+            raw.query("ROLLBACK").await;
+            // And the other way round.
+            raw.query("SET default_transaction_read_only = on").await;
+            reads_return(&mut raw).await;
+            raw.query("BEGIN").await;
+            assert_eq!(commands(&raw.query("SET TRANSACTION READ WRITE").await), "SET T");
+            raw.query("CREATE TABLE late (a int)").await;
+            assert_eq!(commands(&raw.query("COMMIT").await), "COMMIT I");
+            assert_eq!(raw.error("CREATE TABLE never (a int)").await, "25006");
+            raw.query("SET default_transaction_read_only = off").await;
+            // What has done something stays where it is.
+            raw.query("BEGIN").await;
+            raw.query("INSERT INTO late VALUES (1)").await;
+            raw.query("SET TRANSACTION READ ONLY").await;
+            assert_eq!(raw.value(WHERE).await, "f", "{mode} {split}");
+            raw.query("COMMIT").await;
+            assert_eq!(raw.value("SELECT count(*) FROM late").await, "1");
+            scene.finish().await;
+        }
+    }
+}
+
+/// The command tags and the status behind them.
+fn commands(frames: &[Frame]) -> String {
+    let word = |frame: &Frame| match frame.tag {
+        b'C' => Some(String::from_utf8_lossy(&frame.body[..frame.body.len() - 1]).into_owned()),
+        b'E' => Some(frame.sqlstate()),
+        b'Z' => Some((frame.body[0] as char).to_string()),
+        _ => None,
+    };
+    frames.iter().filter_map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn a_position_travels_from_session_to_session() {
+    for mode in ["session", "transaction"] {
+        let scene = auto(1, mode).await;
+        let (mut writer, mut reader) = (scene.raw().await, scene.raw().await);
+        writer.query("CREATE TABLE t (a int)").await;
+        eventually("the table to be everywhere", async || {
+            reader.value("SELECT count(*) FROM t").await == "0"
+        })
+        .await;
+        scene.cluster.n(1).sql().await.unwrap().run("SELECT pg_wal_replay_pause()").await.unwrap();
+        writer.query("INSERT INTO t VALUES (1)").await;
+        let position = writer.value("SHOW pgsteer.lsn").await;
+        assert!(position.starts_with("1:"), "{position}");
+        reader.query(&format!("SET pgsteer.min_lsn = '{position}'")).await;
+        assert_eq!(reader.value("SELECT count(*) FROM t").await, "1", "{mode}");
+        writer.query("BEGIN").await;
+        assert!(writer.value("SHOW pgsteer.lsn").await.starts_with("1:"));
+        writer.query("COMMIT").await;
+        // By the extended protocol it is the server's own answer, too.
+        writer
+            .send(&[parse("", "SHOW pgsteer.lsn"), bind("", "", &[]), execute("", 0), sync()].concat())
+            .await;
+        writer.expect("12DCZ").await;
+        scene.cluster.n(1).sql().await.unwrap().run("SELECT pg_wal_replay_resume()").await.unwrap();
+        reads_return(&mut reader).await;
+        assert_eq!(reader.value("SELECT count(*) FROM t").await, "1", "{mode}");
+        for (bad, code) in [
+            ("SET pgsteer.target = 'elsewhere'", "22023"),
+            ("SET pgsteer.min_lsn = 'x'", "22023"),
+            ("SET pgsteer.max_lag = 'soon'", "22023"),
+            ("SET pgsteer.lsn = '1:0/0'", "55P02"),
+            ("SET pgsteer.unknown = 1", "42704"),
+        ] {
+            assert_eq!(reader.error(bad).await, code, "{bad}");
+        }
+        reader.query("SET pgsteer.target = 'primary'").await;
+        assert_eq!(reader.value(WHERE).await, "f");
+        reader.query("RESET pgsteer.target").await;
+        reads_return(&mut reader).await;
+        assert_eq!(reader.value("/* pgsteer: primary */ SELECT pg_is_in_recovery()").await, "f");
         scene.finish().await;
     }
 }

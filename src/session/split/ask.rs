@@ -18,6 +18,8 @@ use crate::wire::frontend::{self, Kind};
 
 use super::shapes::Distrusted;
 
+/// Longest BEGIN that is remembered, bytes.
+const LONGEST_BEGIN: usize = 256;
 /// The first OID that the database itself gives away.
 const FIRST_OWN_OID: u32 = 16384;
 
@@ -135,6 +137,44 @@ pub fn shows_position(sql: &[u8]) -> bool {
     next("show") && next("pgsteer") && tokens.next() == Some(Token::Mark(b'.')) && {
         tokens.next().is_some_and(|token| token.is("lsn"))
     }
+}
+
+/// What a text says of the transaction that runs: whether it only reads.
+fn declared(sql: &[u8], context: Context) -> Option<Access> {
+    match verdict(sql, context) {
+        Verdict::Declare(declared) if declared.scope == Scope::Transaction => declared.access,
+        _ => None,
+    }
+}
+
+fn verdict(sql: &[u8], context: Context) -> Verdict<'_> {
+    judge::judge(sql, context, &mut Catalogue::default().seen(None)).verdict
+}
+
+fn first_query(messages: &[u8]) -> Option<&[u8]> {
+    let (message, _) = frame::split(messages).ok()??;
+    if Kind::of(message.tag) == Some(Kind::Query) { frontend::query(message.body) } else { None }
+}
+
+/// The text of a Query, the first of these messages, that says nothing but that a transaction begins.
+pub fn plain_begin(messages: &[u8], context: Context) -> Option<&[u8]> {
+    let sql = first_query(messages).filter(|sql| sql.len() <= LONGEST_BEGIN)?;
+    match verdict(sql, context) {
+        Verdict::Declare(declared)
+            if declared.scope == Scope::Begin
+                && declared.access.is_none()
+                && declared.isolation != Some(Isolation::Serializable) =>
+        {
+            Some(sql)
+        }
+        _ => None,
+    }
+}
+
+/// What the first of these messages, a Query, says of the transaction that has begun before it: whether it only reads.
+pub fn declares_transaction(messages: &[u8], context: Context) -> Option<Access> {
+    let sql = first_query(messages).filter(|sql| may_declare(sql))?;
+    declared(sql, context)
 }
 
 /// True when the first of these messages is that.
@@ -271,7 +311,13 @@ impl Reader<'_> {
                 }
                 Some(Kind::Parse) => {
                     parses_unnamed |= message.body.starts_with(b"\0");
-                    self.parse(message.body)
+                    match self.parse(message.body) {
+                        // The next statement may say of the transaction that it only reads.
+                        Asked::Primary(Why::Transaction) if is_first && self.declares_next(next) => {
+                            Asked::Standby(Why::Declared)
+                        }
+                        asked => asked,
+                    }
                 }
                 Some(Kind::Bind) => self.bind(message.body, parses_unnamed),
                 Some(Kind::Describe | Kind::Execute | Kind::Close) => Asked::Either,
@@ -288,6 +334,21 @@ impl Reader<'_> {
             is_first = false;
         }
         Asked::Primary(Why::IncompleteBatch)
+    }
+
+    /// True when the next text among these messages is SET TRANSACTION READ ONLY.
+    fn declares_next(&self, mut messages: &[u8]) -> bool {
+        while let Ok(Some((message, next))) = frame::split(messages) {
+            match Kind::of(message.tag) {
+                Some(Kind::Bind | Kind::Describe | Kind::Execute) => messages = next,
+                Some(Kind::Parse) => {
+                    let sql = frontend::parse(message.body).map(|parse| parse.sql);
+                    return sql.and_then(|sql| declared(sql, self.context)) == Some(Access::ReadOnly);
+                }
+                _ => return false,
+            }
+        }
+        false
     }
 
     fn query(&self, body: &[u8]) -> Asked {
