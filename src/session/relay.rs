@@ -332,16 +332,6 @@ impl Session {
         if kind == Kind::Sync { Some(Look::WriteFirst) } else { None }
     }
 
-    fn seek_backend(&mut self, kind: Kind) -> Option<Look> {
-        if self.split.is_some() {
-            let look = self.choose_without_backend(kind);
-            if look.is_some() || self.limbo.is_some() {
-                return look;
-            }
-        }
-        if self.attach_at_once() { None } else { Some(Look::Stop(Event::Request)) }
-    }
-
     /// Server to client.
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         for _ in 0..ROUNDS {

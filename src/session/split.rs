@@ -9,6 +9,7 @@ pub mod aside;
 mod ask;
 mod kept;
 mod moving;
+mod own;
 mod place;
 mod position;
 mod shapes;
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 
 use aside::Aside;
 pub use ask::Text;
-use ask::{Asked, Reader, Standing, position};
+use ask::{Asked, Reader, Standing};
 use kept::Kept;
 pub use shapes::Distrusted;
 
@@ -199,11 +200,11 @@ impl Splitter {
         self.standing = Standing::of(&state.params, startup);
         self.context = ask::context(&state.params);
         let value = |name: &str| match state.params.setting(name) {
-            Some(setting) => ask::value(&setting.statement),
+            Some(setting) => own::value(&setting.statement),
             None => startup(name),
         };
         self.max_lag = value("pgsteer.max_lag").and_then(|value| limit(&value));
-        match value("pgsteer.min_lsn").and_then(|value| position(&value)) {
+        match value("pgsteer.min_lsn").and_then(|value| own::position(&value)) {
             Some((timeline, lsn)) => self.floors.require(timeline, lsn),
             None => self.floors.relax(),
         }
@@ -290,8 +291,19 @@ impl Session {
         None
     }
 
+    /// A request that nobody has a backend for.
+    pub(super) fn seek_backend(&mut self, kind: Kind) -> Option<Look> {
+        if self.split.is_some() {
+            let look = self.choose_without_backend(kind);
+            if look.is_some() || self.limbo.is_some() {
+                return look;
+            }
+        }
+        if self.attach_at_once() { None } else { Some(Look::Stop(Event::Request)) }
+    }
+
     /// A batch that nobody has a backend for yet.
-    pub(super) fn choose_without_backend(&mut self, kind: Kind) -> Option<Look> {
+    fn choose_without_backend(&mut self, kind: Kind) -> Option<Look> {
         if !begins(kind) {
             return None;
         }

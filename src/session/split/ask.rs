@@ -3,7 +3,7 @@
 //! In: the messages that wait, what the session has declared before, what is known of the database. Out: an [`Asked`].
 //! Sans-IO. Must not know nodes nor how fresh they are.
 
-use crate::config::{Split, parse_duration};
+use crate::config::Split;
 use crate::route::Why;
 use crate::session::params::Params;
 use crate::session::prepared::{Prepared, Statement};
@@ -11,11 +11,10 @@ use crate::sql::catalogue::Catalogue;
 use crate::sql::judge::{self, Access, Context, Encoding, Hint, Isolation, Scope, Verdict};
 use crate::sql::lexer::{Lexer, Token};
 use crate::sql::{Reason, glance};
-use crate::topology::{Lsn, Timeline};
-use crate::wire::error::{PgError, SqlState};
 use crate::wire::frame;
 use crate::wire::frontend::{self, Kind};
 
+use super::own::{Own, invalid_setting, value};
 use super::shapes::Distrusted;
 
 /// Longest BEGIN that is remembered, bytes.
@@ -55,79 +54,6 @@ pub enum Text {
     Hint(Hint),
     /// Anything else: why, and whether it begins as a query does.
     Other(Reason, bool),
-}
-
-/// A setting that routing looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Own {
-    /// `pgsteer.target`.
-    Target,
-    /// `pgsteer.min_lsn`.
-    MinLsn,
-    /// `pgsteer.max_lag`.
-    MaxLag,
-    /// `pgsteer.lsn`, which is only shown.
-    Lsn,
-    /// No such one.
-    Unknown,
-}
-
-impl Own {
-    fn of(name: &str) -> Self {
-        match name {
-            "pgsteer.target" => Self::Target,
-            "pgsteer.min_lsn" => Self::MinLsn,
-            "pgsteer.max_lag" => Self::MaxLag,
-            "pgsteer.lsn" => Self::Lsn,
-            _ => Self::Unknown,
-        }
-    }
-
-    fn takes(self, value: &str) -> bool {
-        match self {
-            Self::Target => ["auto", "primary", "standby", "default"].contains(&value),
-            Self::MinLsn => ["", "default"].contains(&value) || position(value).is_some(),
-            Self::MaxLag => ["", "default", "0"].contains(&value) || parse_duration(value).is_ok(),
-            Self::Lsn | Self::Unknown => false,
-        }
-    }
-
-    /// What the client is told of a value that it cannot have.
-    pub fn refusal(self) -> PgError {
-        let invalid = |text| PgError::error(SqlState::INVALID_PARAMETER_VALUE, text);
-        match self {
-            Self::Target => invalid("invalid value for parameter \"pgsteer.target\"")
-                .with_hint("Available values: auto, primary, standby."),
-            Self::MinLsn => invalid("invalid value for parameter \"pgsteer.min_lsn\"")
-                .with_hint("Write what SHOW pgsteer.lsn says, such as '2:0/16B3748', or '' for none."),
-            Self::MaxLag => invalid("invalid value for parameter \"pgsteer.max_lag\"").with_hint(
-                "Write a duration with its unit, such as '500ms' or '5s', or '' for the cluster's limit.",
-            ),
-            Self::Lsn => PgError::error(
-                SqlState::CANT_CHANGE_RUNTIME_PARAM,
-                "parameter \"pgsteer.lsn\" cannot be changed",
-            ),
-            Self::Unknown => {
-                PgError::error(SqlState::UNDEFINED_OBJECT, "unrecognized configuration parameter").with_hint(
-                    "Those of pgsteer are pgsteer.target, pgsteer.min_lsn, pgsteer.max_lag and pgsteer.lsn.",
-                )
-            }
-        }
-    }
-}
-
-/// A setting of ours that a text gives a value it cannot have.
-fn invalid_setting(sql: &[u8]) -> Option<Own> {
-    let at = memchr::memmem::find(sql, b"pgsteer.").filter(|at| *at < 32)?;
-    let first = Lexer::new(sql, true).next()?;
-    if !first.is("set") {
-        return None;
-    }
-    let rest = std::str::from_utf8(sql.get(at..)?).ok()?;
-    let end = rest.find(|letter: char| !(letter.is_ascii_alphanumeric() || "._".contains(letter)));
-    let own = Own::of(&rest.get(..end?)?.to_ascii_lowercase());
-    let value = value(sql)?;
-    (!own.takes(&value)).then_some(own)
 }
 
 /// True for SHOW pgsteer.lsn.
@@ -190,16 +116,6 @@ pub fn query_shows_position(messages: &[u8]) -> bool {
     sql.is_some_and(|sql| begins(sql) && shows_position(sql))
 }
 
-/// `timeline:LSN`, or an LSN of the present timeline.
-pub fn position(value: &str) -> Option<(Option<Timeline>, Lsn)> {
-    match value.trim().split_once(':') {
-        Some((timeline, lsn)) => {
-            Some((Some(Timeline(timeline.trim().parse().ok()?)), lsn.trim().parse().ok()?))
-        }
-        None => Some((None, value.trim().parse().ok()?)),
-    }
-}
-
 /// Where the session wants its work done until it says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Place {
@@ -249,26 +165,6 @@ impl Standing {
     fn is_plain(self) -> bool {
         self == Self::default()
     }
-}
-
-/// The value in a statement that makes a setting.
-pub fn value(statement: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(statement).ok()?;
-    let text = text.trim().trim_end_matches(';').trim_end();
-    let unquote = |text: &str| {
-        let inner = text.trim().trim_start_matches(['E', 'e']).strip_prefix('\'')?.strip_suffix('\'')?;
-        Some(inner.replace("''", "'"))
-    };
-    if let Some(called) = text.strip_suffix(", false)") {
-        // As `set_config` makes it: name and value are constants.
-        return unquote(called.split_once("', ")?.1);
-    }
-    let at = text.find('=').map(|at| (at, at + 1)).or_else(|| {
-        let at = text.to_ascii_lowercase().find(" to ")?;
-        Some((at, at + 4))
-    })?;
-    let value = text.get(at.1..)?.trim();
-    Some(unquote(value).unwrap_or_else(|| value.trim_matches('"').to_ascii_lowercase()))
 }
 
 /// Reads texts for one session.
@@ -628,18 +524,5 @@ mod tests {
         }
         assert_eq!(auto("SHOW pgsteer.lsn;"), Asked::Position);
         assert!(!shows_position(b"show pgsteer.target") && !shows_position(b"select 'show pgsteer.lsn'"));
-    }
-
-    #[test]
-    fn values_of_settings_are_read_as_they_were_made() {
-        for (statement, expected) in [
-            ("SET pgsteer.target = 'standby'", Some("standby")),
-            ("set session pgsteer.target to Standby;", Some("standby")),
-            ("SELECT pg_catalog.set_config('pgsteer.min_lsn', '2:0/16B3748', false)", Some("2:0/16B3748")),
-            ("SET pgsteer.max_lag = '5s'", Some("5s")),
-            ("SET x", None),
-        ] {
-            assert_eq!(value(statement.as_bytes()).as_deref(), expected, "{statement}");
-        }
     }
 }
