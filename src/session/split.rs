@@ -412,6 +412,9 @@ impl Session {
     /// The answers to a batch are all there: whoever reads next has to find what they showed.
     pub(super) fn note_freshness(&mut self) {
         let quiet = self.state.is_quiet();
+        if quiet && std::mem::take(&mut self.state.has_defined) {
+            self.ctx.catalogues.outdated(&self.login.database);
+        }
         let Some(split) = self.split.as_mut().filter(|split| split.bound) else { return };
         let Some(attached) = self.attached.as_ref() else { return };
         let mark = Mark { node: attached.node, since: split.since, number: self.ctx.nudges.sent() };

@@ -76,6 +76,8 @@ pub struct State {
     name_reset: NameReset,
     /// What sharing backends between transactions needs; `None` in session mode.
     pub sharing: Option<Box<Sharing>>,
+    /// A statement has changed what there is in the database.
+    pub has_defined: bool,
     /// In session mode, what functions may have left that no statement shows; `None` when that does not matter.
     pub unseen: Option<Box<Unseen>>,
 }
@@ -93,6 +95,7 @@ impl State {
             name_reset: NameReset::No,
             sharing: None,
             unseen: None,
+            has_defined: false,
         }
     }
 
@@ -333,6 +336,7 @@ impl State {
             b'C' => {
                 self.statements += 1;
                 let done = backend::command_tag(body);
+                self.has_defined |= is_definition(done);
                 self.note_completion(done);
                 self.completed(done);
             }
@@ -476,6 +480,11 @@ impl State {
         self.params.rolled_back();
         loss
     }
+}
+
+/// True for the tag of a statement that makes, changes or drops something that others may name.
+fn is_definition(tag: &[u8]) -> bool {
+    [&b"CREATE "[..], b"ALTER ", b"DROP ", b"IMPORT "].iter().any(|word| tag.starts_with(word))
 }
 
 #[cfg(test)]
