@@ -9,6 +9,8 @@ use std::num::NonZeroU64;
 use crate::topology::{Lsn, NodeId, NodeView, Timeline, Topology};
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 /// A reply of a node, in terms of probes: both numbers are [`crate::topology::Nudges::sent`] at their moment.
@@ -87,6 +89,7 @@ impl Floors {
     }
 
     /// The client wants nothing older than this (`SET pgsteer.min_lsn`). Without a timeline the present one is meant.
+    /// A position that a crashed primary has lost on its own timeline is waited for until the log is that long again.
     pub fn require(&mut self, timeline: Option<Timeline>, lsn: Lsn) {
         self.required = Some(Box::new(Required { timeline, lsn }));
     }
