@@ -23,7 +23,16 @@ const LOSS_VERDICT: Duration = Duration::from_millis(700);
 /// How long a read under way waits for a standby that is down without a word.
 pub(super) const SILENT_STANDBY: Duration = Duration::from_secs(3);
 
+/// SQLSTATEs of FATAL errors that may mean the whole server and not just this backend.
+const MAY_BE_FAILOVER: [SqlState; 3] =
+    [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+
 impl Session {
+    /// True for a FATAL error that need not be the end of the session.
+    pub(super) fn may_outlive(&self, error: &[u8]) -> bool {
+        MAY_BE_FAILOVER.contains(&ErrorView::new(error).code()) || self.ends_for_recovery(error)
+    }
+
     /// A read is under way on a standby that does not answer. Nobody will ever say that it is over, as a new primary says
     /// of the old one.
     pub(super) fn waits_for_silent_standby(&self) -> bool {

@@ -16,7 +16,7 @@ use super::run::Session;
 use crate::route::Wants;
 use crate::wire::backend::{self, TxStatus};
 use crate::wire::encode;
-use crate::wire::error::{ErrorView, PgError, SqlState};
+use crate::wire::error::{ErrorView, PgError};
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind};
 
@@ -81,10 +81,6 @@ struct Sent {
     /// They are all of it.
     whole: bool,
 }
-
-/// SQLSTATEs of FATAL errors that may mean the whole server and not just this backend.
-const MAY_BE_FAILOVER: [SqlState; 3] =
-    [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
 
 impl Session {
     /// Relays until something happens.
@@ -423,7 +419,7 @@ impl Session {
         let message = self.down.peek(len);
         let body = message.get(HEADER_LEN..).unwrap_or_default();
         let fatal = tag == b'E' && ErrorView::new(body).ends_connection();
-        let ours = self.state.hides(tag, body) || (whole && fatal && may_be_failover(body));
+        let ours = self.state.hides(tag, body) || (whole && fatal && self.may_outlive(body));
         if ours && self.down.must_write() {
             return Some(Look::WriteFirst);
         }
@@ -431,6 +427,9 @@ impl Session {
             return Some(Look::Stop(Event::BackendGone(Some(message.to_vec()))));
         }
         self.dismissed |= fatal;
+        if tag == b'E' && whole {
+            self.note_told(body);
+        }
         let instead = if whole && !ours { self.state.instead(tag, body) } else { None };
         if instead.is_some() && !self.down.insert(&[]) {
             return Some(Look::WriteFirst);
@@ -487,8 +486,4 @@ impl Session {
             self.began = Some(Instant::now());
         }
     }
-}
-
-fn may_be_failover(body: &[u8]) -> bool {
-    MAY_BE_FAILOVER.contains(&ErrorView::new(body).code())
 }

@@ -60,6 +60,8 @@ pub(super) struct Splitter {
     max_lag: Option<Duration>,
     catalogue: Arc<Catalogue>,
     catalogue_version: u64,
+    /// The version in which a name was missed last.
+    missed_in: u64,
     pub(super) floors: Floors,
     /// The batch that waits has its place.
     is_chosen: bool,
@@ -116,6 +118,7 @@ impl Splitter {
             max_lag: None,
             catalogue: Arc::default(),
             catalogue_version: u64::MAX,
+            missed_in: u64::MAX,
             floors: Floors::default(),
             is_chosen: false,
             is_ours: false,

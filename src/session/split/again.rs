@@ -7,18 +7,19 @@ use tracing::debug;
 
 use super::kept::{self, Heard};
 use crate::pool::Verdict;
+use crate::route::Wants;
 use crate::session::buffer::Next;
 use crate::session::relay::{Event, Look};
 use crate::session::run::Session;
 use crate::wire::backend;
-use crate::wire::error::SqlState;
+use crate::wire::error::{ErrorView, SqlState};
 use crate::wire::frame::HEADER_LEN;
 
 impl Session {
     /// The client hears of the batch: it cannot be run again.
     pub(in crate::session) fn let_hear(&mut self) {
         if let Some(split) = self.split.as_mut().filter(|split| split.kept.is_active()) {
-            split.kept.clear();
+            split.kept.hear();
             self.up.reserve(0);
         }
     }
@@ -28,6 +29,24 @@ impl Session {
         if let Some(split) = self.split.as_mut().filter(|split| split.kept.is_active()) {
             split.kept.note_sent(length);
         }
+    }
+
+    /// The client is told of an error behind what it has heard already. It stands; but what a standby has refused goes to
+    /// the primary at once from now on.
+    pub(in crate::session) fn note_told(&self, error: &[u8]) {
+        let on_standby = self.attached.as_ref().is_some_and(|attached| !attached.on_primary);
+        let by_choice = self.split.as_ref().is_some_and(|split| split.is_ours);
+        if on_standby && by_choice && ErrorView::new(error).code() == SqlState::READ_ONLY_TRANSACTION {
+            self.distrust();
+        }
+    }
+
+    /// True for the error with which a standby ends a connection for the sake of its recovery. The session is at home on
+    /// the primary: it does not end with it.
+    pub(in crate::session) fn ends_for_recovery(&self, error: &[u8]) -> bool {
+        let standby = self.attached.as_ref().is_some_and(|attached| attached.side == Wants::Standby);
+        let beside = self.split.as_ref().is_some_and(|split| !split.is_endpoint());
+        standby && beside && kept::is_conflict(ErrorView::new(error).code())
     }
 
     /// True when what is under way can be run again, and nobody would notice.
@@ -103,7 +122,14 @@ impl Session {
     fn note_rerun(&mut self, code: SqlState) {
         self.ctx.metrics.rerouted(code.as_str());
         debug!(session = self.entry.id, sqlstate = %code, "a standby failed a read, the primary runs it");
-        let Some(split) = self.split.as_ref().filter(|_| kept::is_for_ever(code)) else { return };
+        if kept::is_for_ever(code) {
+            self.distrust();
+        }
+    }
+
+    /// The statements of the batch are no reads, whatever they look like.
+    fn distrust(&self) {
+        let Some(split) = self.split.as_ref() else { return };
         for sql in split.kept.texts(&self.state.prepared) {
             self.ctx.catalogues.distrusted.add(&sql);
         }

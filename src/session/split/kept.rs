@@ -53,7 +53,12 @@ impl Kept {
         true
     }
 
-    /// The client hears of it, or it was none.
+    /// The client hears of it: it cannot be run again.
+    pub fn hear(&mut self) {
+        self.active = false;
+    }
+
+    /// It is over, or it was none.
     pub fn clear(&mut self) {
         self.active = false;
         self.sent = 0;
@@ -136,8 +141,7 @@ pub fn hear(answer: &[u8]) -> Heard {
 fn failed(error: &ErrorView<'_>, mut rest: &[u8]) -> Heard {
     let code = error.code();
     if error.ends_connection() {
-        let conflict = [SqlState::SERIALIZATION_FAILURE, SqlState::DATABASE_DROPPED].contains(&code);
-        return if conflict { Heard::Ended(code) } else { Heard::Deliver };
+        return if is_conflict(code) { Heard::Ended(code) } else { Heard::Deliver };
     }
     if !may_be_recovery(error) {
         return Heard::Deliver;
@@ -163,6 +167,11 @@ fn may_be_recovery(error: &ErrorView<'_>) -> bool {
         SqlState::DEADLOCK_DETECTED,
     ];
     error.field(b'R') != Some("RevalidateCachedQuery") && CODES.contains(&error.code())
+}
+
+/// True for what a standby says when it ends a connection that is in the way of its recovery.
+pub fn is_conflict(code: SqlState) -> bool {
+    [SqlState::SERIALIZATION_FAILURE, SqlState::DATABASE_DROPPED].contains(&code)
 }
 
 /// True when the statement itself is to blame, and would be again: no conflict that another try may not meet.

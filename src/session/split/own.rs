@@ -4,7 +4,7 @@
 //! In: statements that make settings. Out: their values, or why a session cannot have them.
 
 use crate::config::parse_duration;
-use crate::sql::lexer::Lexer;
+use crate::sql::lexer::{Lexer, Token};
 use crate::topology::{Lsn, Timeline};
 use crate::wire::error::{PgError, SqlState};
 
@@ -91,24 +91,36 @@ pub fn position(value: &str) -> Option<(Option<Timeline>, Lsn)> {
     }
 }
 
-/// The value in a statement that makes a setting.
+/// The value in a statement that makes a setting: a constant or a word, behind `=` or TO, or in a `set_config`.
 pub fn value(statement: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(statement).ok()?;
-    let text = text.trim().trim_end_matches(';').trim_end();
-    let unquote = |text: &str| {
-        let inner = text.trim().trim_start_matches(['E', 'e']).strip_prefix('\'')?.strip_suffix('\'')?;
-        Some(inner.replace("''", "'"))
-    };
-    if let Some(called) = text.strip_suffix(", false)") {
-        // As `set_config` makes it: name and value are constants.
-        return unquote(called.split_once("', ")?.1);
+    let mut tokens = Lexer::new(statement, true).filter(|token| *token != Token::Semicolon);
+    let is_call = !tokens.next()?.is("set");
+    let mut found = None;
+    while let Some(token) = tokens.next() {
+        let begins =
+            if is_call { token == Token::Mark(b',') } else { token == Token::Mark(b'=') || token.is("to") };
+        if begins {
+            found = tokens.next();
+            break;
+        }
     }
-    let at = text.find('=').map(|at| (at, at + 1)).or_else(|| {
-        let at = text.to_ascii_lowercase().find(" to ")?;
-        Some((at, at + 4))
-    })?;
-    let value = text.get(at.1..)?.trim();
-    Some(unquote(value).unwrap_or_else(|| value.trim_matches('"').to_ascii_lowercase()))
+    let is_last = match tokens.next() {
+        None => !is_call,
+        // As `set_config` makes it for the session: the third argument.
+        Some(Token::Mark(b',')) => is_call && tokens.next()?.is("false"),
+        Some(_) => false,
+    };
+    let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+    match found.filter(|_| is_last)? {
+        Token::Text(constant) => {
+            let inner = text(constant)?;
+            let inner = inner.trim_start_matches(['E', 'e']).strip_prefix('\'')?.strip_suffix('\'')?;
+            Some(inner.replace("''", "'"))
+        }
+        Token::QuotedName(name) => text(name),
+        Token::Word(word) | Token::Number(word) => text(&word.to_ascii_lowercase()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +134,12 @@ mod tests {
             ("set session pgsteer.target to Standby;", Some("standby")),
             ("SELECT pg_catalog.set_config('pgsteer.min_lsn', '2:0/16B3748', false)", Some("2:0/16B3748")),
             ("SET pgsteer.max_lag = '5s'", Some("5s")),
+            ("SET pgsteer.target = 'primary' /* = 'x' */ ; -- to y", Some("primary")),
+            ("SET /* to */ pgsteer.target=E'it''s'", Some("it's")),
+            ("SET pgsteer.max_lag = 0", Some("0")),
+            ("SET search_path = a, b", None),
+            ("SELECT set_config('pgsteer.target', 'standby', true)", None),
+            ("SELECT set_config('pgsteer.target', $1, false)", None),
             ("SET x", None),
         ] {
             assert_eq!(value(statement.as_bytes()).as_deref(), expected, "{statement}");

@@ -14,10 +14,22 @@ use crate::metrics::Counter;
 use crate::route::{Refusal, Target, Wants, Why};
 use crate::session::attach::NoBackend;
 use crate::session::run::Session;
+use crate::sql::{PinCause, Reason};
 use crate::topology::Topology;
 
 /// How long a session waits that only its own latest reads keep from a standby: the next sample settles it.
 const SETTLING: Duration = Duration::from_millis(20);
+/// What on the primary's backend a read may have to see. Values of sequences are asked for on the primary only.
+const SEEN_BY_READS: [PinCause; 8] = [
+    PinCause::AdvisoryLock,
+    PinCause::HeldCursor,
+    PinCause::Listen,
+    PinCause::TempTable,
+    PinCause::Setting,
+    PinCause::Seed,
+    PinCause::Library,
+    PinCause::Prepare,
+];
 /// How long a session whose reads had no place on a standby's pool leaves it alone.
 const CROWDED: Duration = Duration::from_secs(1);
 
@@ -32,7 +44,10 @@ impl Session {
                 (Wants::Primary, None)
             }
             Asked::Unnamed => (split.unnamed_on, None),
-            Asked::Primary(why) => (Wants::Primary, Some(why)),
+            Asked::Primary(why) => {
+                self.ask_for_names(split, why);
+                (Wants::Primary, Some(why))
+            }
             Asked::Standby(_) if self.is_bound_to_primary(split) => (Wants::Primary, Some(Why::Pinned)),
             Asked::Standby(why) => self.place_declared(split, why),
             Asked::Read(_) if split.is_refused => (Wants::Primary, Some(Why::Rerun)),
@@ -50,7 +65,25 @@ impl Session {
             }
             _ => return self.state.has_unseen_state(),
         };
-        !pins.is_empty() || self.state.has_unseen_state()
+        SEEN_BY_READS.iter().any(|cause| pins.contains(*cause)) || self.state.has_unseen_state()
+    }
+
+    /// A name that nobody knows may have been made since the catalogue was read. Each session asks once for each reading.
+    fn ask_for_names(&self, split: &mut Splitter, why: Why) {
+        let is_unknown = matches!(
+            why,
+            Why::Write(
+                Reason::UnknownFunction
+                    | Reason::UnknownOperator
+                    | Reason::UnknownRelation
+                    | Reason::UnknownType
+            )
+        );
+        // The session may mean a temporary table of its own.
+        if is_unknown && split.missed_in != split.catalogue_version && !self.is_bound_to_primary(split) {
+            split.missed_in = split.catalogue_version;
+            self.ctx.catalogues.outdated(&self.login.database);
+        }
     }
 
     fn place_declared(&mut self, split: &mut Splitter, why: Why) -> (Wants, Option<Why>) {
