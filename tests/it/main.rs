@@ -31,6 +31,7 @@ mod passwords;
 mod pooled;
 mod protocol;
 mod readers;
+mod routing;
 mod sessions;
 mod sharing;
 mod split;

@@ -26,7 +26,11 @@ pub struct Scene {
 
 /// A primary with that many standbys and a proxy whose settings `adapt` may change.
 pub async fn scene(standbys: usize, adapt: impl FnOnce(&mut ProxySpec)) -> Scene {
-    let cluster = cluster_with(Spec::new(standbys, Logins::fixed())).await;
+    scene_of(cluster_with(Spec::new(standbys, Logins::fixed())).await, adapt).await
+}
+
+/// The same in front of a cluster that is there.
+pub async fn scene_of(cluster: TestCluster, adapt: impl FnOnce(&mut ProxySpec)) -> Scene {
     let mut spec = ProxySpec::new(&cluster);
     adapt(&mut spec);
     let proxy = spec.start().await;
