@@ -79,6 +79,8 @@ pub(super) struct Splitter {
     moves_to: Option<Wants>,
     /// Until when it may wait for a standby to become fresh enough.
     pub(super) patience: Option<Instant>,
+    /// How many waits for its own latest reads were in vain, in a row.
+    vain: u8,
     /// A standby has failed it.
     is_refused: bool,
     /// What is under way only reads.
@@ -128,6 +130,7 @@ impl Splitter {
             moves_to: None,
             asks_position: false,
             patience: None,
+            vain: 0,
             is_refused: false,
             is_proven: false,
             since: 0,
@@ -255,8 +258,7 @@ impl Session {
         let topology = self.ctx.store.load();
         let node = self.attached.as_ref().map(|attached| attached.node);
         // Else it stays for as long as its node is fit, which a change of topology tells.
-        let is_fit = !split.is_strict()
-            || self.target_for(&mut split, &topology, None).is_ok_and(|target| Some(target.node()) == node);
+        let is_fit = !split.is_strict() || self.is_fit_for_endpoint(&mut split, &topology, node);
         self.split = Some(split);
         if !is_fit {
             return Some(Look::Stop(Event::Request));

@@ -67,6 +67,7 @@ async fn standbys_of_the_own_zone_come_first_while_one_serves() {
     assert_eq!(spread(&scene, 5).await, [5, 0]);
     scene.links[2].mend();
     scene.wait_node(2, "reads", "qualified").await;
-    assert_eq!(spread(&scene, 10).await, [0, 10]);
+    // On a busy machine its first statements may have made it seem far slower, until that is forgotten.
+    eventually("all to be there again", async || spread(&scene, 10).await == [0, 10]).await;
     scene.finish().await;
 }

@@ -15,10 +15,13 @@ use crate::route::{Refusal, Target, Wants, Why};
 use crate::session::attach::NoBackend;
 use crate::session::run::Session;
 use crate::sql::{PinCause, Reason};
-use crate::topology::Topology;
+use crate::topology::{NodeId, Topology};
 
-/// How long a session waits that only its own latest reads keep from a standby: the next sample settles it.
+/// How long a session waits that only its own latest reads keep from a standby: the next sample settles it. After a wait in
+/// vain the next one is twice as long, up to so many doublings: where samples take longer, a session that reads without a
+/// pause would never leave the primary again.
 const SETTLING: Duration = Duration::from_millis(20);
+const DOUBLINGS: u8 = 4;
 /// What on the primary's backend a read may have to see. Values of sequences are asked for on the primary only.
 const SEEN_BY_READS: [PinCause; 8] = [
     PinCause::AdvisoryLock,
@@ -32,6 +35,12 @@ const SEEN_BY_READS: [PinCause; 8] = [
 ];
 /// How long a session whose reads had no place on a standby's pool leaves it alone.
 const CROWDED: Duration = Duration::from_secs(1);
+
+impl Splitter {
+    fn settling(&self) -> Duration {
+        SETTLING * (1 << self.vain)
+    }
+}
 
 impl Session {
     /// The kind of node for what is asked, and why if that is worth a count.
@@ -124,6 +133,25 @@ impl Session {
         }
     }
 
+    /// May the next batch of a session whose work is all done on standbys run on `node`? Where the primary does it for
+    /// want of a standby, what was just read there must not keep the session there.
+    pub(super) fn is_fit_for_endpoint(
+        &mut self,
+        split: &mut Splitter,
+        topology: &Topology,
+        node: Option<NodeId>,
+    ) -> bool {
+        match self.target_for(split, topology, None) {
+            Ok(target) => Some(target.node()) == node,
+            Err(Refusal::NotFresh { nearly: true }) => {
+                self.ask_for_news(topology);
+                split.patience = Some(Instant::now() + split.settling());
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Standbys qualify, but none has what the session has written or seen: the primary has, or a wait may help.
     fn not_fresh(
         &mut self,
@@ -133,7 +161,7 @@ impl Session {
         why: Why,
     ) -> (Wants, Option<Why>) {
         self.ask_for_news(topology);
-        let settling = if nearly { SETTLING } else { Duration::ZERO };
+        let settling = if nearly { split.settling() } else { Duration::ZERO };
         let wait = self.ctx.settings.load().route.freshness_wait.max(settling);
         if wait.is_zero() {
             return (Wants::Primary, Some(Why::NotFresh));
@@ -150,13 +178,20 @@ impl Session {
             let topology = self.ctx.store.load();
             let Some(mut split) = self.split.take() else { return Ok(()) };
             let found = self.target_for(&mut split, &topology, Some(Fallback::Error));
-            split.node = found.ok().map(Target::node);
             let waits = matches!(found, Err(Refusal::NotFresh { .. })) && Instant::now() < until;
-            if !waits && split.node.is_none() {
+            if found.is_ok() {
+                split.vain = 0;
+            } else if !waits {
+                split.vain = (split.vain + 1).min(DOUBLINGS);
                 split.floors.gave_up(self.ctx.nudges.sent());
-                split.is_ours = false;
-                self.wants = Wants::Primary;
-                self.count_route(false, Why::NotFresh);
+            }
+            if !split.is_endpoint() {
+                split.node = found.ok().map(Target::node);
+                if !waits && found.is_err() {
+                    split.is_ours = false;
+                    self.wants = Wants::Primary;
+                    self.count_route(false, Why::NotFresh);
+                }
             }
             self.split = Some(split);
             if !waits {

@@ -206,7 +206,7 @@ async fn read_only_sessions_read_on_standbys_until_they_say_otherwise() {
     stage.finish().await;
 }
 
-/// SET TRANSACTION in a block: the block stays where it began, and does what it says.
+/// SET TRANSACTION as the first statement of a block says where the block runs, and what it may do.
 #[tokio::test]
 async fn set_transaction_holds_for_its_block() {
     let stage = stage(|_| {}).await;
@@ -219,7 +219,8 @@ async fn set_transaction_holds_for_its_block() {
         for protocol in BOTH {
             stage.settle(&mut raw).await;
             let mark = stage.mark();
-            for sql in ["BEGIN", set, "SELECT a FROM plain"] {
+            stage.query(&mut raw, "BEGIN").await;
+            for sql in [set, "SELECT a FROM plain"] {
                 let outcome = stage.run(&mut raw, protocol, &mark.on(sql)).await;
                 assert_eq!(outcome.error(), None, "{sql}: {outcome:?}");
             }
