@@ -23,6 +23,8 @@ pub enum Show {
     Help,
     /// Nodes as the probers see them.
     Nodes,
+    /// Times without a primary that takes writes.
+    Outages,
     /// Pools of backends.
     Pools,
     /// Where batches went and why.
@@ -45,6 +47,11 @@ pub const SHOWS: &[(&str, Show, &str)] = &[
     ("ROUTES", Show::Routes, "how much went to the primary and to standbys, by reason"),
     ("STATS", Show::Stats, "counters and latencies since the start"),
     ("EVENTS", Show::Events, "what changed in the topology, when and why; newest last"),
+    (
+        "OUTAGES",
+        Show::Outages,
+        "each failover: when the loss was noticed and by what, how long writes stood still, what it cost",
+    ),
     ("CONFIG", Show::Config, "every option: its value, its default, what a reload does with it"),
     ("VERSION", Show::Version, "the version of pgsteer"),
     ("HELP", Show::Help, "this list"),

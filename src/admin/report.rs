@@ -3,6 +3,8 @@
 //! In: snapshots from the layers below. Out: plain values that serialize to JSON and back. It must not know
 //! how they are shown. Field names are a promise to scripts: units last, nothing renamed without need.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -12,10 +14,12 @@ use super::AdminState;
 use crate::metrics::LoadFigures;
 use crate::pool::PoolRow;
 use crate::route::{self, Load, Policy};
-use crate::topology::{Event, NodeView, Reads, Topology};
+use crate::topology::{Event, NodeView, Outage, Reads, Topology};
 
 /// Events in the document: enough for the story of a failover of a small cluster.
 const EVENTS_MAX: usize = 50;
+/// Reports of outages in the document.
+const OUTAGES_MAX: usize = 20;
 /// A latency that is older says nothing about now: of a primary, for example, that was a standby once.
 const LATENCY_AGE_MAX_MS: u32 = 60_000;
 
@@ -46,6 +50,9 @@ pub struct Report {
     pub nodes: Vec<NodeReport>,
     /// The last events, oldest first: among them those of the last failover.
     pub events: Vec<EventReport>,
+    /// The last times without a primary that takes writes, oldest first: each failover is one.
+    #[serde(default)]
+    pub outages: Vec<OutageReport>,
 }
 
 /// One node.
@@ -108,12 +115,47 @@ pub struct EventReport {
     pub text: String,
 }
 
+/// One time without a primary that takes writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutageReport {
+    /// `promotion`: another node took over. `return`: the primary came back.
+    pub end: String,
+    /// The primary that was lost.
+    pub old_primary: String,
+    /// Who took writes after it.
+    pub new_primary: String,
+    /// When the loss was noticed, RFC 3339 with microseconds.
+    pub noticed_at: String,
+    /// By what it was noticed.
+    pub evidence: String,
+    /// When writes could be sent again: the promotion was seen, or the primary was back.
+    pub writable_at: String,
+    /// From the first to the second.
+    pub writable_after_ms: f64,
+    /// From the first evidence until the primary answered the first statement; null when nobody sent any.
+    pub answered_after_ms: Option<f64>,
+    /// The epoch after it.
+    pub epoch: u64,
+    /// The timeline after it.
+    pub timeline: Option<u32>,
+    /// Where the new timeline forked off; null when the promotion was not watched.
+    pub fork_lsn: Option<String>,
+    /// Statements that had to wait.
+    pub held: u64,
+    /// Of these, those that waited in vain.
+    pub timed_out: u64,
+    /// Reads that were run again elsewhere.
+    pub retried: u64,
+    /// Errors given to clients, by SQLSTATE.
+    pub failed: BTreeMap<String, u64>,
+}
+
 impl Report {
     /// As of now.
     pub fn of(state: &AdminState) -> Self {
         let topology = state.store.load();
         let counts = Counts::of(state, topology.nodes.len());
-        let events = state.events.list();
+        let (events, outages) = (state.events.list(), state.events.outages());
         Self {
             pgsteer: env!("CARGO_PKG_VERSION").to_owned(),
             // To the millisecond: rates are made from two of them.
@@ -131,6 +173,11 @@ impl Report {
                 .iter()
                 .skip(events.len().saturating_sub(EVENTS_MAX))
                 .map(EventReport::of)
+                .collect(),
+            outages: outages
+                .iter()
+                .skip(outages.len().saturating_sub(OUTAGES_MAX))
+                .map(OutageReport::of)
                 .collect(),
         }
     }
@@ -178,6 +225,29 @@ impl EventReport {
             kind: event.kind.as_str().to_owned(),
             node: event.node.clone(),
             text: event.text.clone(),
+        }
+    }
+}
+
+impl OutageReport {
+    /// For people and scripts.
+    pub fn of(outage: &Arc<Outage>) -> Self {
+        Self {
+            end: outage.ending.as_str().to_owned(),
+            old_primary: outage.old.clone(),
+            new_primary: outage.new.clone(),
+            noticed_at: rfc3339(outage.noticed_at),
+            evidence: outage.evidence.clone(),
+            writable_at: rfc3339(outage.noticed_at + outage.writable_after),
+            writable_after_ms: millis(outage.writable_after),
+            answered_after_ms: outage.answered_after.map(millis),
+            epoch: outage.epoch.0,
+            timeline: outage.timeline.map(|timeline| timeline.0),
+            fork_lsn: outage.fork.map(|fork| fork.lsn.to_string()),
+            held: outage.work.held,
+            timed_out: outage.work.timed_out,
+            retried: outage.work.retried,
+            failed: outage.work.failed.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
         }
     }
 }

@@ -3,6 +3,9 @@
 //! In: snapshots from the layers below. Out: typed tables whose headings use the glossary's nouns, units last.
 //! It must not know who asks.
 
+mod outages;
+
+use self::outages::OUTAGES;
 use super::AdminState;
 use super::command::{SHOWS, Show};
 use super::report::{NodeReport, Report, from_micros};
@@ -22,6 +25,7 @@ pub fn columns(show: Show) -> &'static [Column] {
         Show::Events => EVENTS,
         Show::Help => HELP,
         Show::Nodes => NODES,
+        Show::Outages => OUTAGES,
         Show::Pools => POOLS,
         Show::Routes => ROUTES,
         Show::Stats => STATS,
@@ -39,6 +43,7 @@ pub fn table(show: Show, state: &AdminState) -> Table {
         Show::Events => state.events.list().iter().map(event).collect(),
         Show::Help => help(),
         Show::Nodes => nodes(state),
+        Show::Outages => outages::outages(state),
         Show::Pools => pools(state),
         Show::Routes => routes(state),
         Show::Stats => stats(state),

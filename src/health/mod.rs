@@ -20,7 +20,7 @@ use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::net::tls::ServerTlsContext;
 use crate::topology::decide::Input;
-use crate::topology::{EventLog, NodeId, Nudges, Store, Timeline};
+use crate::topology::{EventLog, NodeId, Nudges, Recorder, Store, Timeline};
 
 use clock::Clock;
 use prober::Prober;
@@ -114,6 +114,8 @@ pub fn start(tasks: &Tasks, settings: &Settings, around: Surroundings) -> Health
         state_file,
         problem,
         store: around.store,
+        nudges: around.nudges,
+        recorder: Recorder::default(),
         events: around.events,
         metrics: around.metrics,
     };

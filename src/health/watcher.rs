@@ -1,15 +1,19 @@
 //! Gathers what the probers saw, lets `decide` judge, makes the mark durable, publishes, and tells people.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::config::Cluster;
-use crate::metrics::{Counter, Metrics, NodeFigures};
+use crate::metrics::{Counter, Gauge, Latency, Metrics, NodeFigures};
 use crate::topology::decide::{Change, Input, Mark, Outcome, Rules, State, decide};
-use crate::topology::{EventKind, EventLog, Health, Role, Store, Topology};
+use crate::topology::{
+    Ending, EventKind, EventLog, Health, NodeView, Nudges, Outage, Recorded, Recorder, Role, Store, Tally,
+    Topology,
+};
 
 use super::clock::Clock;
 use super::state_file::StateFile;
@@ -27,6 +31,9 @@ pub(super) struct Watcher {
     pub(super) state_file: StateFile,
     pub(super) problem: watch::Sender<Option<String>>,
     pub(super) store: Arc<Store>,
+    /// Where sessions tell of the first answer after an outage.
+    pub(super) nudges: Arc<Nudges>,
+    pub(super) recorder: Recorder,
     pub(super) events: Arc<EventLog>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -70,19 +77,62 @@ impl Watcher {
         }
         topology.alarms.extend(self.state_file.problem().map(str::to_owned));
         self.count(&topology);
-        let names: Vec<String> = topology.nodes.iter().map(|n| n.name().to_owned()).collect();
+        if self.recorder.begins(&topology) {
+            self.nudges.answers().expect(topology.epoch);
+        }
         if material {
+            self.metrics.count(Counter::TopologyChange);
             self.store.publish(topology);
         } else {
             self.store.refresh(topology);
         }
+        let topology = self.store.load();
         for change in &changes {
-            self.tell(change, &names);
+            self.tell(change, &topology);
+        }
+        self.record(&topology, &changes);
+    }
+
+    /// Lets the recorder see what was published, and tells the report of an outage that is over.
+    fn record(&mut self, topology: &Topology, changes: &[Change]) {
+        let outage = self.recorder.see(&Recorded {
+            topology,
+            changes,
+            now: self.clock.now(),
+            wall: SystemTime::now(),
+            tally: self.tally(),
+            held: u64::try_from(self.metrics.level(Gauge::SessionsHeld)).unwrap_or(0),
+            first_answer: self.nudges.answers().first().map(|instant| self.clock.at(instant)),
+        });
+        if let Some(outage) = outage {
+            self.tell_outage(outage);
         }
     }
 
-    fn tell(&self, change: &Change, names: &[String]) {
-        let node = change.node.and_then(|n| names.get(n.index())).map(String::as_str);
+    fn tally(&self) -> Tally {
+        let total = |counter| self.metrics.total(counter);
+        let errors = self.metrics.session_errors();
+        Tally {
+            held: total(Counter::HoldStarted),
+            timed_out: total(Counter::HoldTimedOut),
+            retried: total(Counter::ReadRunAgain),
+            failed: errors.into_iter().filter(|(code, _)| Tally::CODES.contains(code)).collect(),
+        }
+    }
+
+    fn tell_outage(&self, outage: Outage) {
+        let kind = EventKind::Outage.as_str();
+        info!(kind, node = outage.new, "{outage}");
+        self.metrics.count(match outage.ending {
+            Ending::Promotion => Counter::OutagePromotion,
+            Ending::Return => Counter::OutageReturn,
+        });
+        self.metrics.control().record(Latency::Outage, outage.writable_after);
+        self.events.report(outage);
+    }
+
+    fn tell(&self, change: &Change, topology: &Topology) {
+        let node = change.node.and_then(|id| topology.node(id)).map(NodeView::name);
         let text = &change.text;
         let (kind, shown) = (change.kind.as_str(), node.unwrap_or("-"));
         if change.bad {
@@ -91,7 +141,7 @@ impl Watcher {
             info!(kind, node = shown, "{text}");
         }
         if change.kind == EventKind::Primary {
-            self.metrics.count(Counter::TopologyChange);
+            self.metrics.count(Counter::PrimaryChange);
         }
         self.events.push(change.kind, node, text.clone());
     }

@@ -83,6 +83,8 @@ const TOPOLOGY_CHANGES: Family =
     counter("pgsteer_topology_changes_total", "Material changes of the topology");
 const PRIMARY_CHANGES: Family =
     counter("pgsteer_primary_changes_total", "Changes of the primary (new epochs)");
+const OUTAGES: Family =
+    counter("pgsteer_outages_total", "Times without a primary that takes writes, by how they ended");
 const VIOLATIONS: Family =
     counter("pgsteer_protocol_violations_total", "Messages that break the protocol, by peer");
 const RELOADS: Family = counter("pgsteer_reloads_total", "Reloads of the configuration, by result");
@@ -196,6 +198,10 @@ pub enum Counter {
     TopologyChange,
     /// Another primary was published.
     PrimaryChange,
+    /// Another node was promoted.
+    OutagePromotion,
+    /// The primary came back.
+    OutageReturn,
     /// A client broke the protocol.
     ViolationClient,
     /// A node broke the protocol.
@@ -264,6 +270,8 @@ pub(super) const COUNTERS: &[Naming] = &[
     (Counter::AuthFetched, AUTH_LOOKUPS, Some(("result", "fetched"))),
     (Counter::TopologyChange, TOPOLOGY_CHANGES, None),
     (Counter::PrimaryChange, PRIMARY_CHANGES, None),
+    (Counter::OutagePromotion, OUTAGES, Some(("end", "promotion"))),
+    (Counter::OutageReturn, OUTAGES, Some(("end", "return"))),
     (Counter::ViolationClient, VIOLATIONS, Some(("peer", "client"))),
     (Counter::ViolationServer, VIOLATIONS, Some(("peer", "server"))),
     (Counter::ReloadFailed, RELOADS, Some(("result", "failed"))),
@@ -313,6 +321,8 @@ pub enum Latency {
     Hold,
     /// From dialling a node to a backend that is logged in.
     Connect,
+    /// From the first evidence that the primary is lost until writes are sent again.
+    Outage,
 }
 
 const STATEMENT: Family =
@@ -320,6 +330,8 @@ const STATEMENT: Family =
 const CHECKOUT: Family = summary("pgsteer_checkout_wait_seconds", "Time a session waited for a backend");
 const HOLD: Family = summary("pgsteer_hold_seconds", "Time work waited for a primary");
 const CONNECT: Family = summary("pgsteer_connect_seconds", "Time to open a backend, login included");
+const OUTAGE: Family =
+    summary("pgsteer_outage_seconds", "Time without a primary that takes writes, from the first evidence");
 
 /// A distribution, its family and, where the family is split, its label.
 pub(super) type LatencyNaming = (Latency, Family, Option<(&'static str, &'static str)>);
@@ -331,6 +343,7 @@ pub(super) const LATENCIES: &[LatencyNaming] = &[
     (Latency::Checkout, CHECKOUT, None),
     (Latency::Hold, HOLD, None),
     (Latency::Connect, CONNECT, None),
+    (Latency::Outage, OUTAGE, None),
 ];
 
 // Families with a label that is not known beforehand, or that are made when rendered.
@@ -420,7 +433,7 @@ mod tests {
     fn the_last_member_of_each_enum_is_in_its_table() {
         assert_eq!(COUNTERS.len(), Counter::ReloadOk as usize + 1);
         assert_eq!(GAUGES.len(), Gauge::ConsoleSessions as usize + 1);
-        assert_eq!(LATENCIES.len(), Latency::Connect as usize + 1);
+        assert_eq!(LATENCIES.len(), Latency::Outage as usize + 1);
     }
 
     #[test]

@@ -128,7 +128,10 @@ impl Session {
         self.end_batch();
         match loss {
             Loss::Nothing => {}
-            Loss::Block(error) => self.limbo = Some(Box::new(Limbo::block(Some(error)))),
+            Loss::Block(error) => {
+                self.ctx.metrics.count_error(error.code.as_str());
+                self.limbo = Some(Box::new(Limbo::block(Some(error))));
+            }
             Loss::RolledBack => {
                 encode::command_complete(&mut self.replies, "ROLLBACK");
                 encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte());

@@ -471,6 +471,9 @@ impl Session {
         self.tell();
         self.note_freshness();
         let Some(attached) = self.attached.as_ref() else { return };
+        if attached.on_primary {
+            self.ctx.nudges.answers().note(attached.epoch);
+        }
         attached.backend.note_prepared(self.state.prepared_on_backend());
         if let Some(began) = self.began.take() {
             let (standby, now) = (attached.side == Wants::Standby, Instant::now());

@@ -3,8 +3,10 @@
 //! Every change of the topology is one event and one log line; the log line is written by the watcher.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
+
+use super::outage::Outage;
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -15,6 +17,8 @@ pub enum EventKind {
     Configuration,
     /// A node went up or down, or its role changed.
     Node,
+    /// The report of a time without a primary that takes writes.
+    Outage,
     /// The primary changed: a new epoch.
     Primary,
     /// A standby began or ceased to serve reads.
@@ -30,6 +34,7 @@ impl EventKind {
             EventKind::Alarm => "alarm",
             EventKind::Configuration => "configuration",
             EventKind::Node => "node",
+            EventKind::Outage => "outage",
             EventKind::Primary => "primary",
             EventKind::Reads => "reads",
             EventKind::State => "state",
@@ -50,15 +55,18 @@ pub struct Event {
     pub text: String,
 }
 
-/// The last events, at most [`EventLog::CAPACITY`].
+/// The last events, at most [`EventLog::CAPACITY`], and the last outages, at most [`EventLog::OUTAGES`].
 #[derive(Debug, Default)]
 pub struct EventLog {
     entries: Mutex<VecDeque<Event>>,
+    outages: Mutex<VecDeque<Arc<Outage>>>,
 }
 
 impl EventLog {
     /// How many events are kept; older ones are forgotten.
     pub const CAPACITY: usize = 1000;
+    /// How many reports of outages are kept.
+    pub const OUTAGES: usize = 100;
 
     /// An empty log.
     pub fn new() -> Self {
@@ -68,17 +76,32 @@ impl EventLog {
     /// Appends an event with the present time, forgetting the oldest when full.
     pub fn push(&self, kind: EventKind, node: Option<&str>, text: impl Into<String>) {
         let event = Event { at: SystemTime::now(), kind, node: node.map(str::to_owned), text: text.into() };
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() >= Self::CAPACITY {
-            entries.pop_front();
-        }
-        entries.push_back(event);
+        append(&self.entries, event, Self::CAPACITY);
+    }
+
+    /// Appends the report of an outage, which is an event, too.
+    pub fn report(&self, outage: Outage) {
+        self.push(EventKind::Outage, Some(&outage.new), outage.to_string());
+        append(&self.outages, Arc::new(outage), Self::OUTAGES);
+    }
+
+    /// The reports kept, oldest first.
+    pub fn outages(&self) -> Vec<Arc<Outage>> {
+        self.outages.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// All events kept, oldest first.
     pub fn list(&self) -> Vec<Event> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
+}
+
+fn append<T>(list: &Mutex<VecDeque<T>>, entry: T, capacity: usize) {
+    let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+    if list.len() >= capacity {
+        list.pop_front();
+    }
+    list.push_back(entry);
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::answers::Answers;
 use super::node::NodeId;
 
 /// Why a node should be asked at once.
@@ -98,6 +99,7 @@ struct Slot {
 pub struct Nudges {
     slots: Vec<Slot>,
     sent: AtomicU64,
+    answers: Answers,
 }
 
 /// A fast shutdown ends all server processes within about 25 ms; an answer this much later was not luck.
@@ -106,7 +108,16 @@ const SECOND_LOOK: Duration = Duration::from_millis(100);
 impl Nudges {
     /// Mailboxes for `nodes` nodes.
     pub fn new(nodes: usize) -> Self {
-        Nudges { slots: (0..nodes).map(|_| Slot::default()).collect(), sent: AtomicU64::new(0) }
+        Nudges {
+            slots: (0..nodes).map(|_| Slot::default()).collect(),
+            sent: AtomicU64::new(0),
+            answers: Answers::default(),
+        }
+    }
+
+    /// Where sessions tell of the first answer after an outage.
+    pub fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// Says that `node` should be asked at once. Costs one atomic operation when it was already said.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pgsteer::demo::node::Stop;
+use serde_json::json;
 
 use crate::harness::drivers::connect;
 use crate::harness::link::Mode;
@@ -84,6 +85,18 @@ async fn survives(loss: Loss) {
     let ledger = oracle.judge(scene.cluster.n(new)).await;
     let summary = ledger.summary();
     assert_eq!(summary.lost_connections, 0, "{summary:?}");
+    // The report appears when the last held session has gone on.
+    let reports = async || scene.proxy.topology().await.unwrap()["outages"].clone();
+    eventually("the report", async || reports().await[0]["end"] == "promotion").await;
+    let report = reports().await[0].clone();
+    let node = format!("node{}", new + 1);
+    assert_eq!((&report["old_primary"], &report["new_primary"]), (&json!("node1"), &json!(node)), "{report}");
+    let ms = |field: &str| report[field].as_f64().unwrap();
+    assert!(ms("writable_after_ms") <= ms("answered_after_ms"), "{report}");
+    assert!(!report["evidence"].as_str().unwrap().is_empty() && !report["fork_lsn"].is_null(), "{report}");
+    let told: u64 = report["failed"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+    // Each that was told, and the one inside a block.
+    assert_eq!(told, summary.errors.values().sum::<u64>() + 1, "{report} {summary:?}");
     let honest = |code: &String| ["08007", "40001"].contains(&code.as_str());
     assert!(summary.errors.keys().all(honest), "{summary:?}");
     // At most what each writer had under way.

@@ -23,6 +23,7 @@ fn headings_stay() {
     ROUTES: route reason sqlstate batches percent meaning
     STATS: metric labels value
     EVENTS: at kind node event
+    OUTAGES: noticed_at end old_primary new_primary writable_after_ms answered_after_ms held timed_out retried failed epoch timeline fork_lsn evidence
     CONFIG: option value default applies meaning
     VERSION: version
     HELP: command meaning
@@ -44,6 +45,7 @@ fn help_lists_every_command() {
     SHOW ROUTES | how much went to the primary and to standbys, by reason
     SHOW STATS | counters and latencies since the start
     SHOW EVENTS | what changed in the topology, when and why; newest last
+    SHOW OUTAGES | each failover: when the loss was noticed and by what, how long writes stood still, what it cost
     SHOW CONFIG | every option: its value, its default, what a reload does with it
     SHOW VERSION | the version of pgsteer
     SHOW HELP | this list
