@@ -20,6 +20,7 @@ mod drivers;
 mod explain;
 mod failover;
 mod figures;
+mod freshness;
 mod functions;
 mod gap;
 mod harness_self;

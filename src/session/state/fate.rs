@@ -18,13 +18,14 @@ impl State {
         if in_block && self.only_rollback_sent() {
             return Loss::RolledBack;
         }
-        // A server in recovery commits nothing.
-        let unknown = self.hot_standby != Some(true) && self.may_have_committed();
+        // A server in recovery commits nothing; whatever becomes of a COMMIT, there is no block behind it.
+        let commits = self.may_have_committed();
+        let unknown = self.hot_standby != Some(true) && commits;
         Loss::Answer(Answer {
             error: if unknown { fate_unknown() } else { rolled_back() },
             segments: self.pipeline.requests().filter(|request| request.is_owed_ready()).count(),
             skip_to_sync: self.pipeline.is_open(),
-            block: in_block && !unknown,
+            block: in_block && !commits,
         })
     }
 

@@ -113,6 +113,10 @@ fn a_standby_commits_nothing() {
     state.server_message(b'S', b"in_hot_standby\0on\0");
     query(&mut state, "select f()");
     assert_eq!(code(state.lose()), ("40001", 1, false, false));
+    state.server_message(b'S', b"in_hot_standby\0on\0");
+    run(&mut state, "begin", "BEGIN", "T");
+    query(&mut state, "commit");
+    assert_eq!(code(state.lose()), ("40001", 1, false, false), "no block is left");
 }
 
 #[test]
