@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, AdminState, Command, Pulse};
 use crate::config::Settings;
+use crate::control::hooks::Hooks;
 use crate::drain::Tasks;
 use crate::health::{self, Surroundings};
 use crate::metrics::Metrics;
@@ -49,6 +50,7 @@ pub struct App {
     admin: Arc<AdminState>,
     reloader: Arc<Reloader>,
     workers: Arc<Workers>,
+    hooks: Arc<Hooks>,
     /// Stops the accept loops, before anything else stops.
     closing: CancellationToken,
     accepting: Tasks,
@@ -114,8 +116,16 @@ impl App {
             acceptors: bound.acceptors,
             set_level,
         });
+        let hooks = Hooks::new(
+            Arc::clone(&shared.settings),
+            Arc::clone(&shared.store),
+            Arc::clone(&admin.events),
+            Arc::clone(&shared.metrics),
+            shared.tasks.clone(),
+        );
         let app = Self {
             shared,
+            hooks,
             admin,
             reloader,
             workers: Arc::new(workers),
@@ -132,6 +142,7 @@ impl App {
         let tasks = &self.shared.tasks;
         tasks.spawn(broadcast(self.shared.clone()));
         tasks.spawn(rotate(self.shared.clone()));
+        tasks.spawn(Arc::clone(&self.hooks).watch());
         tasks.spawn(obey(
             orders,
             self.shared.clone(),

@@ -46,6 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
+    ("control", &["config", "drain", "health", "metrics", "net", "pool", "session::directory", "topology"]),
     ("demo", &["config", "drain", "net", "wire"]),
     // 5
     ("reload", BELOW_TOP),
@@ -53,8 +54,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "admin", "config", "drain", "health", "metrics", "net", "pool", "reload", "route", "scram",
-            "serve", "session", "sql", "topology", "wire",
+            "admin", "config", "control", "drain", "health", "metrics", "net", "pool", "reload", "route",
+            "scram", "serve", "session", "sql", "topology", "wire",
         ],
     ),
     (

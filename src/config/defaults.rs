@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::settings::{
-    Admin, Auth, AuthSource, ClientTls, ClientTlsMode, Cluster, Consistency, Fallback, Limits, Listen,
+    Admin, Auth, AuthSource, ClientTls, ClientTlsMode, Cluster, Consistency, Fallback, Hooks, Limits, Listen,
     ListenAddress, ListenRole, Log, LogFormat, Monitor, NodeAddress, NodeSettings, Pool, PoolMode, Retry,
-    Route, ServerTls, Settings, Split, TlsMode,
+    Route, ServerTls, Settings, Split, Switchover, TlsMode,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -80,7 +80,21 @@ impl Default for Cluster {
             tls: ServerTls::default(),
             monitor: Monitor::default(),
             connect_timeout: Duration::from_secs(5),
+            hooks: Hooks::default(),
+            switchover: Switchover::default(),
         }
+    }
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { fence_command: Vec::new(), on_promotion: Vec::new(), timeout: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Switchover {
+    fn default() -> Self {
+        Self { user: None, password: None, timeout: Duration::from_secs(10) }
     }
 }
 

@@ -59,6 +59,9 @@ fn secret_changed(old: &Settings, new: &Settings, key: &str) -> bool {
         Some("cluster.monitor.password") => {
             differs(&old.cluster.monitor.password, &new.cluster.monitor.password)
         }
+        Some("cluster.switchover.password") => {
+            differs(&old.cluster.switchover.password, &new.cluster.switchover.password)
+        }
         Some("auth.query_password") => differs(&was.query_password, &auth.query_password),
         Some(shape) if shape.starts_with("auth.user[].") => {
             let index = key.split(['[', ']']).nth(1).and_then(|index| index.parse::<usize>().ok());

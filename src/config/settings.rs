@@ -69,6 +69,32 @@ pub struct Cluster {
     pub monitor: Monitor,
     /// Time to reach a node, TLS included.
     pub connect_timeout: Duration,
+    /// Programs of the operator's.
+    pub hooks: Hooks,
+    /// How a planned switchover is done.
+    pub switchover: Switchover,
+}
+
+/// Programs that are run when the primary changes: argument vectors, without a shell; empty is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// Shuts the old primary out.
+    pub fence_command: Vec<String>,
+    /// Lets the other nodes follow the new primary.
+    pub on_promotion: Vec<String>,
+    /// One that runs for longer is killed.
+    pub timeout: Duration,
+}
+
+/// `[cluster.switchover]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switchover {
+    /// Role that closes the old primary; `None` when that is left to `fence_command`.
+    pub user: Option<String>,
+    /// Its password; `None` where the nodes trust it.
+    pub password: Option<Secret>,
+    /// How long writes may be held before the switchover is given up.
+    pub timeout: Duration,
 }
 
 /// One PostgreSQL server.

@@ -95,6 +95,12 @@ fn cluster(lines: &mut Lines, cluster: &Cluster) {
     lines.path("cluster.state_file", cluster.state_file.as_ref());
     let identifier = cluster.system_identifier.map(|one| one.to_string()).unwrap_or_default();
     lines.put("cluster.system_identifier", identifier);
+    lines.list("cluster.fence_command", &cluster.hooks.fence_command);
+    lines.list("cluster.on_promotion", &cluster.hooks.on_promotion);
+    lines.put("cluster.hook_timeout", format_duration(cluster.hooks.timeout));
+    lines.put("cluster.switchover.user", cluster.switchover.user.as_deref().unwrap_or_default());
+    lines.hide("cluster.switchover.password", cluster.switchover.password.is_some());
+    lines.put("cluster.switchover.timeout", format_duration(cluster.switchover.timeout));
     let mode = match cluster.tls.mode {
         TlsMode::Off => "off",
         TlsMode::Prefer => "prefer",
@@ -270,6 +276,7 @@ mod tests {
     const SHOWN_ELSEWHERE: &[&str] = &[
         "cluster.nodes",
         "cluster.monitor.password_file",
+        "cluster.switchover.password_file",
         "auth.query_password_file",
         "auth.user[].password_file",
         "auth.user[].server_password_file",

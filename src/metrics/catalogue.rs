@@ -85,6 +85,7 @@ const PRIMARY_CHANGES: Family =
     counter("pgsteer_primary_changes_total", "Changes of the primary (new epochs)");
 const OUTAGES: Family =
     counter("pgsteer_outages_total", "Times without a primary that takes writes, by how they ended");
+const HOOKS: Family = counter("pgsteer_hooks_total", "Runs of fence_command and on_promotion, by result");
 const VIOLATIONS: Family =
     counter("pgsteer_protocol_violations_total", "Messages that break the protocol, by peer");
 const RELOADS: Family = counter("pgsteer_reloads_total", "Reloads of the configuration, by result");
@@ -202,6 +203,10 @@ pub enum Counter {
     OutagePromotion,
     /// The primary came back.
     OutageReturn,
+    /// A program did not succeed, or was killed.
+    HookFailed,
+    /// A program succeeded.
+    HookOk,
     /// A client broke the protocol.
     ViolationClient,
     /// A node broke the protocol.
@@ -272,6 +277,8 @@ pub(super) const COUNTERS: &[Naming] = &[
     (Counter::PrimaryChange, PRIMARY_CHANGES, None),
     (Counter::OutagePromotion, OUTAGES, Some(("end", "promotion"))),
     (Counter::OutageReturn, OUTAGES, Some(("end", "return"))),
+    (Counter::HookFailed, HOOKS, Some(("result", "failed"))),
+    (Counter::HookOk, HOOKS, Some(("result", "ok"))),
     (Counter::ViolationClient, VIOLATIONS, Some(("peer", "client"))),
     (Counter::ViolationServer, VIOLATIONS, Some(("peer", "server"))),
     (Counter::ReloadFailed, RELOADS, Some(("result", "failed"))),

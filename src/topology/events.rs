@@ -15,6 +15,8 @@ pub enum EventKind {
     Alarm,
     /// Settings were reloaded, or could not be.
     Configuration,
+    /// A program of the operator's was run.
+    Hook,
     /// A node went up or down, or its role changed.
     Node,
     /// The report of a time without a primary that takes writes.
@@ -33,6 +35,7 @@ impl EventKind {
         match self {
             EventKind::Alarm => "alarm",
             EventKind::Configuration => "configuration",
+            EventKind::Hook => "hook",
             EventKind::Node => "node",
             EventKind::Outage => "outage",
             EventKind::Primary => "primary",

@@ -24,6 +24,7 @@ mod freshness;
 mod functions;
 mod gap;
 mod harness_self;
+mod hooks;
 mod lag;
 mod leaks;
 mod limits;

@@ -1,10 +1,13 @@
 //! `[cluster]` with its nodes, TLS and monitor.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::super::problem::Place;
 use super::super::raw::Section;
-use super::super::settings::{Cluster, Fallback, Monitor, NodeAddress, NodeSettings, ServerTls, TlsMode};
+use super::super::settings::{
+    Cluster, Fallback, Hooks, Monitor, NodeAddress, NodeSettings, ServerTls, Switchover, TlsMode,
+};
 use super::super::units::{format_duration, parse_node_address};
 use super::{WAIT, WAIT_OR_NONE};
 
@@ -17,19 +20,23 @@ pub(super) fn build(cluster: &Section<'_>) -> Cluster {
     let d = Cluster::default();
     let fallbacks =
         [("primary", Fallback::Primary), ("least_stale", Fallback::LeastStale), ("error", Fallback::Error)];
+    let monitor = monitor(&cluster.block("monitor"));
+    let hold_timeout = cluster.duration("hold_timeout", d.hold_timeout, WAIT_OR_NONE);
     Cluster {
         nodes: nodes(cluster),
         max_lag: cluster.duration("max_lag", d.max_lag, WAIT_OR_NONE),
         max_lag_bytes: cluster.size("max_lag_bytes", d.max_lag_bytes, 0..=1 << 50),
         fallback: cluster.choice("fallback", d.fallback, &fallbacks),
-        hold_timeout: cluster.duration("hold_timeout", d.hold_timeout, WAIT_OR_NONE),
+        hold_timeout,
         start_grace: cluster.duration("start_grace", d.start_grace, WAIT_OR_NONE),
         frozen_limit: cluster.duration("frozen_limit", d.frozen_limit, WAIT_OR_NONE),
         state_file: state_file(cluster, d.state_file),
         system_identifier: system_identifier(cluster),
         tls: tls(&cluster.block("tls")),
-        monitor: monitor(&cluster.block("monitor")),
         connect_timeout: cluster.duration("connect_timeout", d.connect_timeout, WAIT),
+        hooks: hooks(cluster),
+        switchover: switchover(&cluster.block("switchover"), &monitor, hold_timeout),
+        monitor,
     }
 }
 
@@ -137,6 +144,38 @@ pub(super) fn both_or_none(tls: &Section<'_>, cert: bool, key: bool) {
     if key && !cert {
         tls.error("key", "has no cert; add cert = \"FILE\" with its certificate");
     }
+}
+
+fn hooks(cluster: &Section<'_>) -> Hooks {
+    let command = |name| {
+        let command = cluster.texts(name, &[]);
+        if command.first().is_some_and(String::is_empty) {
+            cluster.error(name, "has no program; write [\"/path/of/it\", \"argument\"]");
+        }
+        command
+    };
+    Hooks {
+        fence_command: command("fence_command"),
+        on_promotion: command("on_promotion"),
+        timeout: cluster.duration("hook_timeout", Hooks::default().timeout, WAIT),
+    }
+}
+
+fn switchover(switchover: &Section<'_>, monitor: &Monitor, hold_timeout: Duration) -> Switchover {
+    let user = switchover.some_text("user");
+    let password = switchover.secret("password");
+    if user.is_none() && password.is_some() {
+        switchover.error("password", "has no user; add user = \"NAME\"");
+    }
+    let same = user.as_ref() == Some(&monitor.user);
+    let password = password.or_else(|| monitor.password.clone().filter(|_| same));
+    let timeout = switchover.duration("timeout", Switchover::default().timeout, WAIT);
+    if timeout >= hold_timeout && switchover.has("timeout") {
+        let hold = format_duration(hold_timeout);
+        let text = format!("must be less than hold_timeout, which is {hold}: held work would fail first");
+        switchover.error("timeout", text);
+    }
+    Switchover { user, password, timeout }
 }
 
 fn monitor(monitor: &Section<'_>) -> Monitor {
