@@ -104,7 +104,12 @@ async fn serve(ctx: &Rc<Context>, listener: &mut Listener) {
     let (ctx, stream) = (Rc::clone(ctx), socket.into_stream().unwrap());
     let tasks = ctx.tasks.clone();
     tasks.spawn_local(async move {
-        let endpoint = Endpoint { role: ListenRole::Primary, tls_mode: ClientTlsMode::Off, acceptor: None };
+        let endpoint = Endpoint {
+            role: ListenRole::Primary,
+            tls_mode: ClientTlsMode::Off,
+            max_lag: None,
+            acceptor: None,
+        };
         if let Outcome::Session(session, _place) = Box::pin(login::login(ctx, stream, &endpoint, None)).await
         {
             session.run().await;

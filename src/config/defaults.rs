@@ -139,6 +139,7 @@ impl Default for Listen {
         Self {
             address: ListenAddress::Tcp { host: LOOPBACK.to_string(), port: LISTEN_PORT },
             role: ListenRole::Primary,
+            max_lag: Duration::ZERO,
             tls: ClientTls::default(),
         }
     }

@@ -106,6 +106,7 @@ mod tests {
     listen[1].address: "" is now "/run/x:1" (restart)
     listen[1].port: "" is now "1" (restart)
     listen[1].role: "" is now "primary" (restart)
+    listen[1].max_lag: "" is now "0s" (restart)
     listen[1].tls.mode: "" is now "off" (restart)
     pool.size: "20" is now "30" (live)
     route.database_suffix: "" is now "_ro" (new sessions)

@@ -204,7 +204,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("cluster.hook_timeout", Kind::Duration, "\"30s\"", Class::Live,
         "A hook that runs for longer is killed, with all it has started."),
     option("cluster.switchover.user", Kind::Text, "\"\"", Class::Live,
-        "Role that closes the old primary in a switchover (ALTER SYSTEM, `pg_signal_backend`) and promotes the new one."),
+        "Role that closes the old primary in a switchover (ALTER SYSTEM, `pg_signal_backend`) and promotes the new \
+         one."),
     option("cluster.switchover.password", Kind::Secret, "\"\"", Class::Live,
         "Its password; by default the monitor's when the role is the same."),
     option("cluster.switchover.password_file", Kind::Path, "\"\"", Class::Live,
@@ -287,6 +288,8 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Port of a listener whose address names none; for a unix socket the number in the file's name."),
     option("listen[].role", Kind::Choice, "\"primary\"", Class::Restart,
         "`primary` routes sessions by what they declare, `standby` makes them read-only."),
+    option("listen[].max_lag", Kind::Duration, "\"0s\"", Class::Restart,
+        "`cluster.max_lag` for its sessions, tighter or looser; `0s` leaves it as it is."),
     option("listen[].tls.mode", Kind::Choice, "\"off\"", Class::Restart,
         "TLS towards clients: `off`, `allow` or `require`."),
     option("listen[].tls.cert", Kind::Path, "\"\"", Class::NewSessions,

@@ -324,6 +324,8 @@ pub struct Listen {
     pub address: ListenAddress,
     /// What its sessions may do.
     pub role: ListenRole,
+    /// The limit of lag for its sessions in place of [`Cluster::max_lag`]; 0 is none of its own.
+    pub max_lag: Duration,
     /// TLS towards clients.
     pub tls: ClientTls,
 }
@@ -331,7 +333,7 @@ pub struct Listen {
 impl Listen {
     /// A primary listener without TLS at that address.
     pub fn new(address: ListenAddress) -> Self {
-        Self { address, role: ListenRole::Primary, tls: ClientTls::default() }
+        Self { address, role: ListenRole::Primary, max_lag: Duration::ZERO, tls: ClientTls::default() }
     }
 }
 

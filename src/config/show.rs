@@ -191,6 +191,7 @@ fn listen(lines: &mut Lines, key: &str, listen: &Listen) {
         ListenRole::Standby => "standby",
     };
     lines.put(&format!("{key}.role"), role);
+    lines.put(&format!("{key}.max_lag"), format_duration(listen.max_lag));
     let mode = match listen.tls.mode {
         ClientTlsMode::Allow => "allow",
         ClientTlsMode::Off => "off",

@@ -249,7 +249,7 @@ async fn enter(
         tls: stream.is_tls(),
     };
     let entry = ctx.directory.enter(facts, pid, key);
-    let login = Login { database, user: startup.user, set, credentials, wants };
+    let login = Login { database, user: startup.user, set, credentials, wants, max_lag: endpoint.max_lag };
     let mut session = Box::new(Session::new(Rc::clone(&ctx), stream, entry, login));
     if !application.is_empty() {
         session.state.params.give_name(&application);
@@ -373,7 +373,7 @@ mod tests {
             params: params.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
             ..Startup::default()
         };
-        let endpoint = Endpoint { role, tls_mode: ClientTlsMode::Off, acceptor: None };
+        let endpoint = Endpoint { role, tls_mode: ClientTlsMode::Off, max_lag: None, acceptor: None };
         declared(&startup, &endpoint, &settings)
     }
 

@@ -4,6 +4,7 @@
 //! the directory. How a backend is found is in `attach`, what a loss means in `state`.
 
 use std::future::poll_fn;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +50,8 @@ pub struct Login {
     pub credentials: Arc<Credentials>,
     /// The kind of node it asked for.
     pub wants: Wants,
+    /// The limit of lag at its listener if that has one of its own, milliseconds.
+    pub max_lag: Option<NonZeroU32>,
 }
 
 /// A leased backend.

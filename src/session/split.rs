@@ -35,7 +35,7 @@ use crate::config::{Consistency, Settings, Split};
 use crate::pool::StartupSet;
 use crate::route::{Floors, Mark, Wants, Why};
 use crate::sql::catalogue::Catalogue;
-use crate::sql::judge;
+use crate::sql::{Reason, judge};
 use crate::topology::NodeId;
 use crate::wire::backend::TxStatus;
 use crate::wire::frame::HEADER_LEN;
@@ -58,6 +58,8 @@ pub(super) struct Splitter {
     /// The settings from which both were found.
     standing_of: Option<u32>,
     max_lag: Option<Duration>,
+    /// The limit at its listener.
+    max_lag_here: Option<Duration>,
     catalogue: Arc<Catalogue>,
     catalogue_version: u64,
     /// The version in which a name was missed last.
@@ -83,8 +85,8 @@ pub(super) struct Splitter {
     vain: u8,
     /// A standby has failed it.
     is_refused: bool,
-    /// What is under way only reads.
-    is_proven: bool,
+    /// What is under way.
+    under_way: Trace,
     /// The highest number of a probe when it was sent.
     since: u64,
     kept: Kept,
@@ -102,6 +104,17 @@ pub(super) struct Splitter {
     crowded_until: Option<Instant>,
 }
 
+/// What a batch leaves that later reads have to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trace {
+    /// Whatever it has written, where the node takes writes, and what it has seen.
+    Write,
+    /// What it has seen.
+    Read,
+    /// Nothing: it only makes settings of the session.
+    Nothing,
+}
+
 impl Splitter {
     /// For a session that came for the primary, if the settings let it use standbys.
     pub(super) fn new(settings: &Settings, login: &Login) -> Option<Box<Self>> {
@@ -109,6 +122,7 @@ impl Splitter {
         if settings.route.split == Split::Off && !is_endpoint {
             return None;
         }
+        let max_lag_here = login.max_lag.map(|limit| Duration::from_millis(limit.get().into()));
         Some(Box::new(Self {
             is_endpoint,
             split: settings.route.split,
@@ -117,7 +131,8 @@ impl Splitter {
             standing: Standing::default(),
             context: judge::Context { standard_strings: true, encoding: judge::Encoding::Unsafe },
             standing_of: None,
-            max_lag: None,
+            max_lag: max_lag_here,
+            max_lag_here,
             catalogue: Arc::default(),
             catalogue_version: u64::MAX,
             missed_in: u64::MAX,
@@ -132,7 +147,7 @@ impl Splitter {
             patience: None,
             vain: 0,
             is_refused: false,
-            is_proven: false,
+            under_way: Trace::Write,
             since: 0,
             kept: Kept::default(),
             aside: None,
@@ -209,7 +224,7 @@ impl Splitter {
             Some(setting) => own::value(&setting.statement),
             None => startup(name),
         };
-        self.max_lag = value("pgsteer.max_lag").and_then(|value| limit(&value));
+        self.max_lag = value("pgsteer.max_lag").and_then(|value| limit(&value)).or(self.max_lag_here);
         match value("pgsteer.min_lsn").and_then(|value| own::position(&value)) {
             Some((timeline, lsn)) => self.floors.require(timeline, lsn),
             None => self.floors.relax(),
@@ -257,8 +272,11 @@ impl Session {
         split.look_around(&mut self.state, &self.ctx, &self.login.database);
         let topology = self.ctx.store.load();
         let node = self.attached.as_ref().map(|attached| attached.node);
+        // It is at the primary for want of a standby, until there is one.
+        let is_guest = self.attached.as_ref().is_some_and(|attached| attached.on_primary);
         // Else it stays for as long as its node is fit, which a change of topology tells.
-        let is_fit = !split.is_strict() || self.is_fit_for_endpoint(&mut split, &topology, node);
+        let is_fit =
+            !(is_guest || split.is_strict()) || self.is_fit_for_endpoint(&mut split, &topology, node);
         self.split = Some(split);
         if !is_fit {
             return Some(Look::Stop(Event::Request));
@@ -285,7 +303,7 @@ impl Session {
         }
         let split = self.split.as_mut()?;
         split.begun.clear();
-        split.is_proven = false;
+        split.under_way = Trace::Write;
         // A transaction stays where it is; what follows it may have to go elsewhere.
         let inside = self.state.tx != TxStatus::Idle && !self.state.ends_transaction();
         if on_standby && !inside {
@@ -368,7 +386,15 @@ impl Session {
             split.is_chosen = true;
             let asked = self.asked(&mut split);
             let (wants, why) = self.place(&mut split, asked);
-            split.is_proven = matches!(asked, Asked::Read(_));
+            split.under_way = match asked {
+                Asked::Read(_) => Trace::Read,
+                Asked::Primary(Why::Write(Reason::Setting))
+                    if ask::only_sets(self.up.unseen(), split.context) =>
+                {
+                    Trace::Nothing
+                }
+                _ => Trace::Write,
+            };
             match asked {
                 Asked::Read(length) => self.keep(&mut split, length),
                 Asked::Primary(Why::Transaction) | Asked::Standby(Why::Declared) => {
@@ -398,6 +424,7 @@ impl Session {
             catalogue: &split.catalogue,
             distrusted: &self.ctx.catalogues.distrusted,
             prepared: &self.state.prepared,
+            by_sql: self.state.params.prepared_by_sql(),
             trusts_kept: !split.had_other_strings,
         };
         reader.batch(self.up.unseen())
@@ -423,10 +450,10 @@ impl Session {
         let Some(split) = self.split.as_mut().filter(|split| split.bound) else { return };
         let Some(attached) = self.attached.as_ref() else { return };
         let mark = Mark { node: attached.node, since: split.since, number: self.ctx.nudges.sent() };
-        if attached.on_primary && !split.is_proven {
-            split.floors.wrote(mark);
-        } else if quiet {
-            split.floors.read(mark);
+        match split.under_way {
+            Trace::Write if attached.on_primary => split.floors.wrote(mark),
+            Trace::Write | Trace::Read if quiet => split.floors.read(mark),
+            Trace::Nothing | Trace::Write | Trace::Read => {}
         }
     }
 

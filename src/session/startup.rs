@@ -3,6 +3,7 @@
 //! In: an accepted socket. Out: a [`Phase`]; the stream comes back encrypted when the client asked for it. Nothing here
 //! allocates more than one startup packet.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +25,8 @@ const HEAD_BYTES: usize = 8;
 pub struct Endpoint {
     /// The kind of node its sessions get.
     pub role: ListenRole,
+    /// The limit of lag for its sessions if it has one of its own, milliseconds.
+    pub max_lag: Option<NonZeroU32>,
     /// Whether TLS is offered or demanded.
     pub tls_mode: ClientTlsMode,
     /// The TLS side, unless the mode is off.
@@ -33,7 +36,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// The endpoint of a configured listener.
     pub fn new(listen: &Listen, acceptor: Option<Arc<ClientTlsAcceptor>>) -> Self {
-        Self { role: listen.role, tls_mode: listen.tls.mode, acceptor }
+        let max_lag = NonZeroU32::new(listen.max_lag.as_millis().try_into().unwrap_or(u32::MAX));
+        Self { role: listen.role, max_lag, tls_mode: listen.tls.mode, acceptor }
     }
 }
 

@@ -54,6 +54,13 @@ pub fn is_query(sql: &[u8]) -> bool {
     first.is_some_and(|first| first.is_any(&WORDS) || first == Token::Mark(b'('))
 }
 
+/// True for a text that is one SET or RESET: it has neither expressions nor anything to write.
+pub fn is_set(sql: &[u8], standard_strings: bool) -> bool {
+    let mut lexer = Lexer::new(sql, standard_strings);
+    let sets = lexer.next().is_some_and(|first| first.is_any(&["set", "reset"]));
+    sets && lexer.skip_while(|token| *token != Token::Semicolon).all(|token| token == Token::Semicolon)
+}
+
 /// First words of statements that may have an effect by themselves.
 const FIRST_WORDS: [&[u8]; 20] = [
     b"abort",
@@ -141,6 +148,16 @@ mod tests {
         assert_eq!(statement_name(br#"execute "a""b""""#, true), Some((br#"a"b""#.to_vec(), 8..16)));
         assert!(is_border(b"BEGIN;") && is_border(b"set a = 1"));
         assert!(!is_border(b"begin; select 1") && !is_border(b"select f()") && !is_border(b""));
+    }
+
+    #[test]
+    fn one_set_or_reset_is_told_from_more() {
+        for sql in [&b"SET a = 1"[..], b"/* x */ reset all ;; ", b"set role 'x;y'"] {
+            assert!(is_set(sql, true), "{}", String::from_utf8_lossy(sql));
+        }
+        for sql in [&b"set a = 1; insert into t values (1)"[..], b"select 1", b"", b";set a = 1"] {
+            assert!(!is_set(sql, true), "{}", String::from_utf8_lossy(sql));
+        }
     }
 
     #[test]

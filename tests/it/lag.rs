@@ -67,6 +67,30 @@ async fn lag_in_bytes_counts_too() {
 }
 
 #[tokio::test]
+async fn listeners_and_sessions_may_have_limits_of_their_own() {
+    let scene = scene(1, |spec| {
+        spec.set("cluster.max_lag", "300ms").listener(1, "max_lag = \"1h\"");
+    })
+    .await;
+    let [primary, standby] = [0, 1].map(|index| scene.cluster.n(index).port().to_string());
+    scene.cluster.n(1).pause_replay().await.unwrap();
+    writing(&scene, "the standby to be out", async || scene.node(1).await["reads"] != "qualified").await;
+    let hinted = "/* pgsteer: standby */ SHOW port";
+    assert_eq!(scene.raw().await.value(hinted).await, primary, "the cluster's limit");
+    let mut lenient = scene.raw().await;
+    lenient.query("SET pgsteer.max_lag = '1h'").await;
+    assert_eq!(lenient.value(hinted).await, standby, "the session's limit");
+    assert_eq!(port(&mut scene.raw_standby().await).await, standby, "the listener's limit");
+    let mut strict = scene.raw_standby().await;
+    strict.query("SET pgsteer.max_lag = '300ms'").await;
+    assert_eq!(port(&mut strict).await, primary, "the session's limit comes before the listener's");
+    scene.cluster.n(1).resume_replay().await.unwrap();
+    eventually("the strict one to be back", async || port(&mut strict).await == standby).await;
+    drop((lenient, strict));
+    scene.finish().await;
+}
+
+#[tokio::test]
 async fn without_a_fresh_standby_the_primary_reads_but_does_not_write() {
     let scene = scene(1, |spec| {
         spec.set("cluster.max_lag", "300ms");

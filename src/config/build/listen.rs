@@ -1,8 +1,11 @@
 //! `[[listen]]`: where clients connect.
 
+use std::time::Duration;
+
 use super::super::raw::Section;
 use super::super::settings::{ClientTls, ClientTlsMode, Listen, ListenAddress, ListenRole};
 use super::super::units::parse_listen_address;
+use super::WAIT_OR_NONE;
 use super::cluster::both_or_none;
 
 /// Listeners, each with a socket and an accept loop.
@@ -43,6 +46,7 @@ fn listener(block: &Section<'_>) -> Option<Listen> {
     }
     let roles = [("primary", ListenRole::Primary), ("standby", ListenRole::Standby)];
     let role = block.choice("role", ListenRole::Primary, &roles);
+    let max_lag = block.duration("max_lag", Duration::ZERO, WAIT_OR_NONE);
     let tls = tls(&block.block("tls"));
     let port = block.has("port").then(|| block.number("port", 0, 0..=usize::from(u16::MAX)));
     let address = block.parsed("address", parse_listen_address)?;
@@ -52,7 +56,7 @@ fn listener(block: &Section<'_>) -> Option<Listen> {
             .error("mode", "\"require\" shuts every client out of a unix socket; remove it there");
     }
     let port = port.and_then(|port| u16::try_from(port).ok());
-    Some(Listen { address: with_port(block, address, port), role, tls })
+    Some(Listen { address: with_port(block, address, port), role, max_lag, tls })
 }
 
 /// `port` is for addresses that name none.

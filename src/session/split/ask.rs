@@ -4,12 +4,14 @@
 //! Sans-IO. Must not know nodes nor how fresh they are.
 
 use crate::config::Split;
+use crate::pool::Setting;
 use crate::route::Why;
 use crate::session::params::Params;
 use crate::session::prepared::{Prepared, Statement};
 use crate::sql::catalogue::Catalogue;
 use crate::sql::judge::{self, Access, Context, Encoding, Hint, Isolation, Scope, Verdict};
 use crate::sql::lexer::{Lexer, Token};
+use crate::sql::names::NAME_BYTES;
 use crate::sql::{Reason, glance};
 use crate::wire::frame;
 use crate::wire::frontend::{self, Kind};
@@ -103,6 +105,32 @@ pub fn declares_transaction(messages: &[u8], context: Context) -> Option<Access>
     declared(sql, context)
 }
 
+/// True when the first of these messages, or all up to the first Sync, do nothing but SET and RESET.
+pub fn only_sets(messages: &[u8], context: Context) -> bool {
+    let (mut rest, mut is_first, mut prepares) = (messages, true, false);
+    let sets = |sql: &[u8]| glance::is_set(sql, context.standard_strings);
+    while let Ok(Some((message, next))) = frame::split(rest) {
+        let goes_on = match Kind::of(message.tag) {
+            Some(Kind::Query) => return is_first && frontend::query(message.body).is_some_and(sets),
+            Some(Kind::Parse) => {
+                prepares |= message.body.starts_with(b"\0");
+                frontend::parse(message.body).is_some_and(|parse| sets(parse.sql))
+            }
+            Some(Kind::Bind) => {
+                prepares && frontend::bind(message.body).is_some_and(|bind| bind.statement.is_empty())
+            }
+            Some(Kind::Describe | Kind::Execute | Kind::Close) => true,
+            Some(Kind::Sync) => return true,
+            _ => false,
+        };
+        if !goes_on {
+            return false;
+        }
+        (rest, is_first) = (next, false);
+    }
+    false
+}
+
 /// True when the first of these messages is that.
 pub fn query_shows_position(messages: &[u8]) -> bool {
     let Ok(Some((message, _))) = frame::split(messages) else { return false };
@@ -181,6 +209,8 @@ pub struct Reader<'a> {
     pub distrusted: &'a Distrusted,
     /// Its prepared statements.
     pub prepared: &'a Prepared,
+    /// Those prepared by SQL.
+    pub by_sql: &'a [Setting],
     /// Kept texts are read as they were when they came.
     pub trusts_kept: bool,
 }
@@ -282,8 +312,11 @@ impl Reader<'_> {
             };
         }
         match self.prepared.get(bind.statement) {
-            // Parsed in this batch, or the server will say that there is none.
-            None => Asked::Either,
+            None => match self.prepared_text(bind.statement) {
+                Some(text) => self.asked(text),
+                // Parsed in this batch, or the server will say that there is none.
+                None => Asked::Either,
+            },
             Some(statement) if statement.message.is_empty() => {
                 Asked::Primary(Why::Write(Reason::UnknownStatement))
             }
@@ -305,7 +338,10 @@ impl Reader<'_> {
             return Asked::Primary(Why::Distrusted);
         }
         let text = self.text(sql);
-        statement.judged.set(Some((now, text)));
+        // An EXECUTE is about whatever has that name then.
+        if glance::statement_name(sql, self.context.standard_strings).is_none() {
+            statement.judged.set(Some((now, text)));
+        }
         self.asked(text)
     }
 
@@ -353,9 +389,25 @@ impl Reader<'_> {
                 Text::Begin(access, declared.isolation == Some(Isolation::Serializable))
             }
             Verdict::Declare(_) => Text::Other(Reason::Setting, false),
-            Verdict::Execute(_) => Text::Other(Reason::SessionState, false),
+            Verdict::Execute(name) => {
+                let text = name.fold(&mut [0; NAME_BYTES]).and_then(|name| self.prepared_text(name));
+                text.unwrap_or(Text::Other(Reason::UnknownStatement, false))
+            }
             Verdict::Write(stop) => Text::Other(stop.reason, glance::is_query(sql)),
         }
+    }
+
+    /// What the statement asks for that was prepared by SQL under this name.
+    fn prepared_text(&self, name: &[u8]) -> Option<Text> {
+        let prepare = &self.by_sql.iter().rfind(|prepare| prepare.key == name)?.statement;
+        if !self.trusts_kept {
+            return Some(Text::Other(Reason::Encoding, false));
+        }
+        Some(match judge::judge_prepared(prepare, self.context, &mut self.catalogue.seen(None)) {
+            Verdict::Read if !self.distrusted.has(prepare) => Text::Read,
+            Verdict::Write(stop) => Text::Other(stop.reason, false),
+            _ => Text::Other(Reason::SessionState, false),
+        })
     }
 
     fn asked(&self, text: Text) -> Asked {
@@ -416,6 +468,7 @@ mod tests {
             catalogue: &catalogue,
             distrusted: &Distrusted::default(),
             prepared: &Prepared::new(1000),
+            by_sql: &[],
             trusts_kept: true,
         };
         reader.batch(messages)
@@ -463,6 +516,19 @@ mod tests {
         assert_eq!(auto(&batch(&[], b"S")), Asked::Either);
         assert_eq!(auto(&query("/* pgsteer: primary */ select 1")), Asked::Primary(Why::Hint));
         assert_eq!(asked_in(Standing::default(), Split::Declared, &text), Asked::Primary(Why::NotSplit));
+    }
+
+    #[test]
+    fn batches_that_only_set_are_told_from_others() {
+        let context = Context { standard_strings: true, encoding: Encoding::Utf8 };
+        let sets = |messages: &[u8]| only_sets(messages, context);
+        assert!(sets(&query("set a = 1")) && sets(&batch(&["set a = 1", "reset a"], b"S")));
+        assert!(!sets(&query("set a = 1; select f()")) && !sets(&query("select 1")) && !sets(b""));
+        assert!(!sets(&batch(&["set a = 1", "select f()"], b"S")) && !sets(&batch(&["set a = 1"], b"")));
+        let mut named = Vec::new();
+        encode::message(&mut named, b'B', |body| body.extend_from_slice(b"\0x\0\0\0\0\0\0\0"));
+        encode::message(&mut named, b'S', |_| {});
+        assert!(!sets(&named), "whatever was prepared as x");
     }
 
     #[test]

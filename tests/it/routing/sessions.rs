@@ -4,7 +4,7 @@
 use crate::harness::eventually;
 use crate::harness::raw::{Raw, bind, describe, execute, parse, sync};
 
-use super::stage::{BOTH, Place, Protocol, Stage, stage};
+use super::stage::{BOTH, Place, Protocol, Stage, failure, stage};
 
 /// A read in a block that may write is on the primary, whatever it reads; so is all that follows in the block.
 #[tokio::test]
@@ -238,6 +238,44 @@ async fn statements_prepared_by_sql_are_found() {
     stage.settle(&mut raw).await;
     let outcome = stage.query(&mut raw, "EXECUTE p").await;
     assert_eq!((outcome.error(), outcome.value().as_str()), (None, "x"), "{outcome:?}");
+    stage.finish().await;
+}
+
+/// EXECUTE goes where the statement of that name goes, in SQL and in the protocol, and where the next one of that name goes.
+#[tokio::test]
+async fn execute_goes_where_its_statement_goes() {
+    let stage = stage(|spec| {
+        // In transaction mode a PREPARE binds the session to the primary.
+        spec.set("pool.mode", "session");
+    })
+    .await;
+    let mut raw = stage.scene.raw().await;
+    stage.query(&mut raw, "PREPARE \"R\" AS SELECT b FROM plain").await;
+    raw.send(&[parse("by_name", "EXECUTE \"R\""), sync()].concat()).await;
+    raw.until(b'Z').await;
+    let by_protocol = |name: &str| [bind("", name, &[]), execute("", 0), sync()].concat();
+    for _ in 0..2 {
+        stage.settle(&mut raw).await;
+        for protocol in BOTH {
+            stage.run(&mut raw, protocol, "EXECUTE \"R\"").await.ran_on(Place::Standby, "EXECUTE");
+        }
+        stage.query(&mut raw, "DEALLOCATE \"R\"").await;
+        stage.query(&mut raw, "PREPARE \"R\" AS INSERT INTO log VALUES (1)").await;
+        stage.settle(&mut raw).await;
+        let before = stage.written().await;
+        for name in ["by_name", "R"] {
+            raw.send(&by_protocol(name)).await;
+            assert_eq!(failure(&raw.until(b'Z').await), None, "{name}");
+        }
+        stage.settle(&mut raw).await;
+        for protocol in BOTH {
+            stage.run(&mut raw, protocol, "EXECUTE \"R\"").await.ran_on(Place::Primary, "EXECUTE");
+        }
+        assert_eq!(stage.written().await, before + 4);
+        stage.query(&mut raw, "DEALLOCATE \"R\"").await;
+        stage.query(&mut raw, "PREPARE \"R\" AS SELECT b FROM plain").await;
+    }
+    assert_eq!(stage.reruns().await, 0, "no write was tried on a standby");
     stage.finish().await;
 }
 
