@@ -138,10 +138,11 @@ wait_until() {
     done
 }
 
-# ---- one server and one pgsteer in the folder $run -----------------------------------------------
+# ---- one server, maybe with standbys, and one pgsteer in the folder $run ---------------------------
 # The script that uses them sets these.
 : "${run=}" "${bindir=}" "${server_port=}" "${proxy_port=}" "${pgsteer=}"
 proxy_pid=
+standby_ports=()
 
 # For a trap at the end of the script.
 stop_server_and_proxy() {
@@ -149,9 +150,12 @@ stop_server_and_proxy() {
         kill "$proxy_pid" 2>/dev/null || true
         wait "$proxy_pid" 2>/dev/null || true
     fi
-    if [ -f "$run/data/postmaster.pid" ]; then
-        as_postgres "$bindir/pg_ctl" -D "$run/data" -m immediate -w stop >/dev/null || true
-    fi
+    local data
+    for data in "$run"/data*; do
+        if [ -f "$data/postmaster.pid" ]; then
+            as_postgres "$bindir/pg_ctl" -D "$data" -m immediate -w stop >/dev/null || true
+        fi
+    done
     rm -rf "$run"
 }
 
@@ -165,21 +169,35 @@ init_server() {
     as_postgres "$bindir/pg_ctl" -D "$run/data" -l "$run/server.log" -w start >/dev/null
 }
 
+# add_standby SETTING...: a standby of it, whose port goes to $standby_ports.
+add_standby() {
+    local port data
+    port=$(free_port)
+    data=$run/data-$port
+    as_postgres "$bindir/pg_basebackup" -D "$data" -R --checkpoint=fast --no-sync \
+        -d "host=127.0.0.1 port=$server_port user=postgres application_name=standby"
+    printf '%s\n' "port = $port" "$@" >>"$data/postgresql.conf"
+    as_postgres "$bindir/pg_ctl" -D "$data" -l "$run/server-$port.log" -w start >/dev/null
+    standby_ports+=("$port")
+}
+
 # As the superuser, not through pgsteer.
 server_sql() {
     as_postgres "$bindir/psql" -X -q -v ON_ERROR_STOP=1 -h "$run/socket" -p "$server_port" -U postgres "$@"
 }
 
-# The tables of a configuration that scripts have in common: the server is the only node, everybody is trusted, clients come
-# to $proxy_port. What is put behind them may begin with more of [cluster.monitor].
+# The tables of a configuration that scripts have in common: the server and its standbys are the nodes, everybody is trusted,
+# clients come to $proxy_port. What is put behind them may begin with more of [cluster.monitor].
 config_head() {
+    local nodes
+    nodes=$(printf ', "127.0.0.1:%s"' "$server_port" "${standby_ports[@]}")
     cat <<CONF
 [auth]
 source = "trust"
 [[listen]]
 address = "127.0.0.1:$proxy_port"
 [cluster]
-nodes = ["127.0.0.1:$server_port"]
+nodes = [${nodes:2}]
 state_file = ""
 [cluster.monitor]
 user = "postgres"
@@ -206,9 +224,9 @@ stop_proxy() {
     proxy_pid=
 }
 
-# metric NAME: the sum of a metric of the running proxy over its labels.
+# metric NAME [LABEL]: the sum of a metric of the running proxy over its labels, or of those samples that have this one.
 metric() {
-    curl -fsS "http://127.0.0.1:$http_port/metrics" |
+    curl -fsS "http://127.0.0.1:$http_port/metrics" | grep -F -- "${2:-}" |
         awk -v name="$1" '$1 ~ "^" name "([{]|$)" { sum += $2 } END { print sum + 0 }'
 }
 

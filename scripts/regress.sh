@@ -9,6 +9,8 @@
 #   scripts/regress.sh --again         compared with the direct run of the last time
 #   scripts/regress.sh --reuse         with backends that serve one session after another, as by default
 #   scripts/regress.sh --transaction   in transaction mode; backends are always reused there
+#   scripts/regress.sh --split         with two standbys and route.split = "auto": commits wait until standbys have replayed
+#                                      them, since what another session has just committed need not be there otherwise
 #   scripts/regress.sh --judge         only the judge of reads and writes, against PostgreSQL's grammar, for every
 #                                      statement of the sources' tests and a million mixed from them (needs libclang)
 #
@@ -24,6 +26,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 direct_only=no
 again=no
 mode=session
+split=declared
 judge=no
 # DISCARD ALL does not unload libraries, forget that there was a temporary schema, or count as a new session in
 # pg_stat_database: the tests guc, temp and stats tell a used backend from a new one. The suites are about the relay.
@@ -37,9 +40,10 @@ for arg in "$@"; do
         --again) again=yes ;;
         --reuse) lifetime=1h ;;
         --transaction) mode=transaction lifetime=1h ;;
+        --split) split=auto ;;
         --judge) judge=yes ;;
         -h | --help)
-            sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
             ;;
         *) die "unknown argument $arg" ;;
@@ -125,7 +129,16 @@ mode = "$mode"
 size = 60
 max_pinned = 60
 lifetime = "$lifetime"
+[route]
+split = "$split"
 CONF
+    [ $split = declared ] || wait_until 30 reads_are_split || die "the standbys do not qualify"
+}
+
+# Reads of a session that came for the primary run on standbys.
+# shellcheck disable=SC2317 # wait_until runs it
+reads_are_split() {
+    "$bindir/psql" -XAtq -h 127.0.0.1 -p "$proxy_port" -U postgres postgres -c "SELECT pg_is_in_recovery()" | grep -qx t
 }
 
 # What pg_regress sets on a database that it creates itself.
@@ -175,7 +188,8 @@ run_suite() {
 
 # The statements of all tests in the sources.
 judge_statements() {
-    have_libclang || die "libclang is needed (Debian: libclang-dev, or set LIBCLANG_PATH)"
+    have_libclang || apt_install libclang1
+    have_libclang || die "there is no libclang (or set LIBCLANG_PATH)"
     say "building the judge with PostgreSQL's grammar"
     cargo build --locked --quiet --manifest-path "$here/fuzz/Cargo.toml" --features oracle --bin judge_files
     find "$tree/src/test" "$tree/src/pl" "$tree/contrib" -path '*/sql/*.sql' -print0 | sort -z |
@@ -192,6 +206,13 @@ build_tools
 chmod -R a+rX "$tree"
 server_port=$(free_port)
 init_server "max_connections = 100" "max_prepared_transactions = 10"
+if [ $split = auto ]; then
+    # Commits wait for replay, and that for transactions on a standby that are in its way: not for long.
+    add_standby "max_standby_streaming_delay = 2s"
+    add_standby "max_standby_streaming_delay = 2s"
+    server_sql -d postgres -c "ALTER SYSTEM SET synchronous_standby_names = 'ANY 2 (*)'" \
+        -c "ALTER SYSTEM SET synchronous_commit = remote_apply" -c "SELECT pg_reload_conf()" >/dev/null
+fi
 if [ $direct_only = no ]; then
     need_pgsteer "$here"
     start_pgsteer
@@ -213,4 +234,6 @@ for suite in "${suites[@]}"; do
     fi
 done
 proxy_lives
+[ $split = declared ] || [ $direct_only = yes ] ||
+    say "batches for standbys: $(metric pgsteer_routed_total 'route="standby"'), refused there: $(metric pgsteer_rerouted_total)"
 exit $failed

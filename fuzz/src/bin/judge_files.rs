@@ -97,7 +97,7 @@ fn mix(reads: &[Vec<&str>], statements: &[Vec<&str>], numbers: &mut Numbers) -> 
         .join(glue)
 }
 
-/// What has become of all texts so far; `check` says whether both call a text a read.
+/// What has become of all texts of one kind so far.
 #[derive(Default)]
 struct Counts {
     outcomes: BTreeMap<String, usize>,
@@ -105,6 +105,7 @@ struct Counts {
 }
 
 impl Counts {
+    /// True when both call the text a read.
     fn check(&mut self, sql: &str, place: &str) -> bool {
         let outcome = check(sql);
         let is_read = outcome == Outcome::Read;
@@ -121,6 +122,13 @@ impl Counts {
         *self.outcomes.entry(count).or_default() += 1;
         is_read
     }
+
+    fn print(&self, title: &str) {
+        println!("{:9} {title}", self.outcomes.values().sum::<usize>());
+        for (what, count) in &self.outcomes {
+            println!("{count:17} {what}");
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -130,7 +138,7 @@ fn main() -> ExitCode {
         mixes = args.get(1).and_then(|count| count.parse().ok()).unwrap_or(100_000);
         args.drain(..args.len().min(2));
     }
-    let mut counts = Counts::default();
+    let (mut whole, mut mixed) = (Counts::default(), Counts::default());
     let mut texts = Vec::new();
     for path in &args {
         match std::fs::read(path) {
@@ -146,7 +154,7 @@ fn main() -> ExitCode {
     for (path, text) in &texts {
         for sql in statements(text).into_iter().filter(|sql| !sql.trim().is_empty() && !sql.contains('\0')) {
             let pieces = pieces(sql);
-            if counts.check(sql, path) {
+            if whole.check(sql, path) {
                 reads.push(pieces.clone());
             }
             parts.push(pieces);
@@ -155,10 +163,9 @@ fn main() -> ExitCode {
     parts.retain(|pieces: &Vec<_>| !pieces.is_empty());
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     for _ in 0..if reads.is_empty() { 0 } else { mixes } {
-        counts.check(&mix(&reads, &parts, &mut numbers), "mixed");
+        mixed.check(&mix(&reads, &parts, &mut numbers), "mixed");
     }
-    for (what, count) in &counts.outcomes {
-        println!("{count:9} {what}");
-    }
-    if counts.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    whole.print("statements of the files");
+    mixed.print("mixed from them");
+    if whole.wrong + mixed.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
