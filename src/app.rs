@@ -16,8 +16,9 @@ use tracing::{info, warn};
 use crate::admin::{self, AdminState, Command, Pulse};
 use crate::config::Settings;
 use crate::control::hooks::Hooks;
+use crate::control::switchover::{Parts, Switchover};
 use crate::drain::Tasks;
-use crate::health::{self, Surroundings};
+use crate::health::{self, HealthHandle, Surroundings};
 use crate::metrics::Metrics;
 use crate::net::listener::{self, Listener};
 use crate::net::tls::{ClientTlsAcceptor, ServerTlsContext};
@@ -51,6 +52,7 @@ pub struct App {
     reloader: Arc<Reloader>,
     workers: Arc<Workers>,
     hooks: Arc<Hooks>,
+    switchover: Arc<Switchover>,
     /// Stops the accept loops, before anything else stops.
     closing: CancellationToken,
     accepting: Tasks,
@@ -108,6 +110,7 @@ impl App {
         let (commands, orders) = mpsc::channel(COMMANDS);
         let admin = Arc::new(admin_state(&shared, events, commands, worker_count));
         let workers = Workers::start(&shared, &admin).map_err(|error| StartError(error.to_string()))?;
+        let (hooks, switchover) = control(&shared, &admin, &health, &bound.server_tls);
         let reloader = Arc::new(Reloader {
             path,
             shared: shared.clone(),
@@ -116,16 +119,10 @@ impl App {
             acceptors: bound.acceptors,
             set_level,
         });
-        let hooks = Hooks::new(
-            Arc::clone(&shared.settings),
-            Arc::clone(&shared.store),
-            Arc::clone(&admin.events),
-            Arc::clone(&shared.metrics),
-            shared.tasks.clone(),
-        );
         let app = Self {
             shared,
             hooks,
+            switchover,
             admin,
             reloader,
             workers: Arc::new(workers),
@@ -148,6 +145,7 @@ impl App {
             self.shared.clone(),
             Arc::clone(&self.reloader),
             Arc::clone(&self.admin.events),
+            Arc::clone(&self.switchover),
         ));
     }
 
@@ -277,6 +275,33 @@ fn admin_state(
     }
 }
 
+/// What is done about the primary beside watching it.
+fn control(
+    shared: &Shared,
+    admin: &AdminState,
+    health: &HealthHandle,
+    tls: &Arc<ServerTlsContext>,
+) -> (Arc<Hooks>, Arc<Switchover>) {
+    let hooks = Hooks::new(
+        Arc::clone(&shared.settings),
+        Arc::clone(&shared.store),
+        Arc::clone(&admin.events),
+        Arc::clone(&shared.metrics),
+        shared.tasks.clone(),
+    );
+    let switchover = Switchover::new(Parts {
+        settings: Arc::clone(&shared.settings),
+        store: Arc::clone(&shared.store),
+        directory: Arc::clone(&shared.directory),
+        registry: Arc::clone(&shared.registry),
+        health: health.clone(),
+        hooks: Arc::clone(&hooks),
+        tls: Arc::clone(tls),
+        tasks: shared.tasks.clone(),
+    });
+    (hooks, switchover)
+}
+
 /// Tells pools and sessions about every material change of the topology.
 async fn broadcast(shared: Shared) {
     let mut versions = shared.store.subscribe();
@@ -307,6 +332,7 @@ async fn obey(
     shared: Shared,
     reloader: Arc<Reloader>,
     events: Arc<EventLog>,
+    switchover: Arc<Switchover>,
 ) {
     loop {
         let order = tokio::select! {
@@ -317,6 +343,11 @@ async fn obey(
         match order {
             None => return,
             Some(Command::Kill { session, reply }) => drop(reply.send(shared.directory.kill(session))),
+            Some(Command::Promote { order, reply }) => {
+                let switchover = Arc::clone(&switchover);
+                // It goes on when nobody waits for it any more.
+                shared.tasks.spawn(async move { drop(reply.send(switchover.promote(&order).await)) });
+            }
             Some(Command::Reload { reply }) => {
                 let result = reloader.reload();
                 note_reload(&events, &result);

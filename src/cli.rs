@@ -3,10 +3,12 @@
 pub mod check;
 mod files;
 pub mod route;
+pub mod switchover;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +18,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::admin::status;
 use crate::app::{App, SetLevel};
-use crate::config::{self, Log, LogFormat, Settings};
+use crate::config::{self, Log, LogFormat, Secret, Settings};
 use crate::demo::{self, DemoArgs};
 
 /// One endpoint in front of a PostgreSQL primary and its hot standbys.
@@ -66,6 +68,23 @@ enum Command {
         #[arg(value_name = "SQL")]
         sql: String,
     },
+    /// Make a standby the primary, without an error for any client; needs PGPASSWORD
+    Switchover {
+        #[command(flatten)]
+        file: FileArgs,
+        /// The node to promote, by its name or address
+        #[arg(long, value_name = "NODE")]
+        to: String,
+        /// How long writes may be held before it is given up [default: cluster.switchover.timeout]
+        #[arg(long, value_name = "DURATION", value_parser = config::parse_duration)]
+        timeout: Option<Duration>,
+        /// Nobody writes but through this proxy: the old primary need not be closed
+        #[arg(long)]
+        sole_entry: bool,
+        /// Who orders it [default: the first of admin.users]
+        #[arg(short = 'U', long, value_name = "ROLE")]
+        user: Option<String>,
+    },
     /// Make a local cluster, put pgsteer in front and show a failover
     Demo(DemoArgs),
 }
@@ -114,6 +133,14 @@ async fn dispatch(command: Command) -> ExitCode {
         Command::Route { file, database, sql } => {
             let mut out = io::stdout();
             match route::run(file.config.as_deref(), database.as_deref(), &sql, &mut out).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
+            }
+        }
+        Command::Switchover { file, to, timeout, sole_entry, user } => {
+            let password = std::env::var("PGPASSWORD").ok().map(Secret::new);
+            let order = switchover::Order { node: &to, timeout, sole_entry, user: user.as_deref(), password };
+            match switchover::run(file.config.as_deref(), &order, &mut io::stdout()).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&error),
             }

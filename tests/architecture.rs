@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "admin",
         &[
             "config",
+            "control::order",
             "drain",
             "metrics",
             "net",

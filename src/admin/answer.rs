@@ -4,10 +4,11 @@
 //! (`console`). pgwire's defaults trust their client in places (any number of names, result formats that do
 //! not fit the columns, row limits that are allocated for); those are checked here first.
 
+mod orders;
+
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{Sink, SinkExt, stream};
@@ -25,15 +26,15 @@ use pgwire::messages::extendedquery::{
     TARGET_TYPE_BYTE_PORTAL, TARGET_TYPE_BYTE_STATEMENT,
 };
 use pgwire::messages::response::{ReadyForQuery, TransactionStatus};
-use tokio::sync::oneshot;
 
+pub use self::orders::CHANGED;
+use self::orders::PROMOTED;
+use super::AdminState;
 use super::command::{self, Constant, SERVER_VERSION, Statement};
 use super::console::Login;
 use super::explain::{self, EXPLAINED};
 use super::show;
 use super::table::{self, Cell, Column, Kind, Table};
-use super::{AdminState, Command};
-use crate::config::Change;
 use crate::wire::error::{PgError, SqlState};
 
 /// A statement kept by Parse; empty texts are kept by pgwire itself.
@@ -45,15 +46,8 @@ const NAMES_MAX: usize = 256;
 const NAME_BYTES_MAX: usize = 256;
 /// Most rows that one Execute returns: pgwire allocates for the number the client states.
 const EXECUTE_ROWS_MAX: i32 = 65_536;
-/// How long an order may take. Reading a file and applying it takes milliseconds.
-const COMMAND_LIMIT: Duration = Duration::from_secs(20);
-
-/// Error of a wrong configuration file (`config_file_error`).
-const CONFIG_FILE_ERROR: SqlState = SqlState(*b"F0000");
 /// Limit exceeded (`program_limit_exceeded`).
 const LIMIT_EXCEEDED: SqlState = SqlState(*b"54000");
-/// No such object (`undefined_object`).
-const UNDEFINED_OBJECT: SqlState = SqlState(*b"42704");
 /// No such parameter (`undefined_parameter`).
 const UNDEFINED_PARAMETER: SqlState = SqlState(*b"42P02");
 
@@ -91,6 +85,7 @@ impl Answerer {
         match statement {
             Statement::Constant(constant) => heading(*constant),
             Statement::Explain { .. } => EXPLAINED,
+            Statement::Promote(_) => PROMOTED,
             Statement::Reload => CHANGED,
             Statement::Show(table) => show::columns(*table),
             _ => &[],
@@ -113,44 +108,9 @@ impl Answerer {
                 Answer::Rows(explain::table(&self.state, sql, database.as_deref()).await)
             }
             Statement::Kill(session) => self.kill(*session).await?,
+            Statement::Promote(order) => Answer::Rows(self.promote(order).await?),
             Statement::Reload => Answer::Rows(self.reload().await?),
         })
-    }
-
-    async fn kill(&self, session: u64) -> Result<Answer, PgError> {
-        if self.order(|reply| Command::Kill { session, reply }).await? {
-            return Ok(Answer::Done("KILL"));
-        }
-        Err(PgError::error(UNDEFINED_OBJECT, format!("there is no session {session}"))
-            .with_hint("SHOW CLIENTS lists the sessions and their numbers."))
-    }
-
-    async fn reload(&self) -> Result<Table, PgError> {
-        let changes = self.order(|reply| Command::Reload { reply }).await?.map_err(|lines| {
-            PgError::error(CONFIG_FILE_ERROR, "the configuration has errors; nothing was changed")
-                .with_detail(lines)
-        })?;
-        let row = |change: Change| {
-            [change.key, change.old, change.new, change.class.to_string()].map(Cell::Text).to_vec()
-        };
-        Ok(Table::new(CHANGED, changes.into_iter().map(row).collect()))
-    }
-
-    /// Sends an order and waits for its answer.
-    async fn order<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, PgError> {
-        let (reply, answer) = oneshot::channel();
-        let done = async {
-            self.state.commands.send(command(reply)).await.ok()?;
-            answer.await.ok()
-        };
-        match tokio::time::timeout(COMMAND_LIMIT, done).await {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(PgError::error(SqlState::ADMIN_SHUTDOWN, "the proxy is shutting down")),
-            Err(_) => Err(PgError::error(
-                SqlState::QUERY_CANCELED,
-                format!("the command was not done within {} s", COMMAND_LIMIT.as_secs()),
-            )),
-        }
     }
 
     fn constant(&self, constant: Constant) -> Table {
@@ -245,10 +205,6 @@ fn fields(columns: &[Column], format: &Format) -> Vec<FieldInfo> {
         })
         .collect()
 }
-
-/// What RELOAD returns.
-pub const CHANGED: &[Column] =
-    &[Column::text("option"), Column::text("old"), Column::text("new"), Column::text("applies")];
 
 /// The heading of a constant, named as a server names it.
 fn heading(constant: Constant) -> &'static [Column] {

@@ -5,6 +5,8 @@
 //! few statements that drivers and pools send unasked (SET, BEGIN, `SELECT version()`, ...), so that any
 //! PostgreSQL client can be pointed at the console.
 
+use crate::config::parse_duration;
+use crate::control::order::Order;
 use crate::sql::lexer::{Lexer, Token};
 use crate::wire::error::{PgError, SqlState};
 
@@ -75,6 +77,8 @@ pub enum Statement {
     },
     /// Ends the session of this number (SHOW CLIENTS).
     Kill(u64),
+    /// Makes a standby the primary.
+    Promote(Order),
     /// Accepted without effect; the text is the command tag.
     Quiet(&'static str),
     /// Reads the configuration file again.
@@ -197,6 +201,7 @@ fn statement(tokens: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
         "SHOW" => show(rest),
         "RELOAD" if rest.is_empty() => Some(Statement::Reload),
         "KILL" => return kill(rest, typed),
+        "PROMOTE" => return promote(rest),
         "EXPLAIN" => return explain(typed),
         "SELECT" => constant(rest).map(Statement::Constant),
         "BEGIN" | "START" => Some(Statement::Begin),
@@ -242,6 +247,46 @@ fn kill(rest: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
         format!("KILL needs the number of one session, not \"{}\"", shorten(typed)),
     )
     .with_hint("SHOW CLIENTS lists the sessions and their numbers."))
+}
+
+/// `PROMOTE node [(TIMEOUT '10s', SOLE ENTRY)]`. A name that is no word is written in quotes, as an address.
+fn promote(rest: &[Token<'_>]) -> Result<Statement, PgError> {
+    let form = || {
+        PgError::error(SqlState::SYNTAX_ERROR, "PROMOTE needs the name of a node")
+            .with_hint("Write PROMOTE node, or PROMOTE \"10.0.0.2:5432\" (TIMEOUT '10s', SOLE ENTRY).")
+    };
+    let (name, options) = rest.split_first().ok_or_else(form)?;
+    let node = match name {
+        Token::QuotedName(_) => word(name).map(|name| name.replace("\"\"", "\"")),
+        Token::Text(_) => constant_text(name),
+        name => word(name).map(str::to_owned),
+    };
+    let mut order = Order { node: node.ok_or_else(form)?, timeout: None, sole_entry: false };
+    let options = match options {
+        [] => return Ok(Statement::Promote(order)),
+        [Token::Mark(b'('), options @ .., Token::Mark(b')')] => options,
+        _ => return Err(form()),
+    };
+    for option in options.split(|token| *token == Token::Mark(b',')) {
+        match option {
+            [sole, entry] if sole.is("sole") && entry.is("entry") => order.sole_entry = true,
+            [timeout, text] if timeout.is("timeout") => {
+                let text = constant_text(text).ok_or_else(form)?;
+                let parsed = parse_duration(&text);
+                let wrong = |why| PgError::error(SqlState::SYNTAX_ERROR, format!("TIMEOUT {why}"));
+                order.timeout = Some(parsed.map_err(wrong)?);
+            }
+            _ => return Err(form()),
+        }
+    }
+    Ok(Statement::Promote(order))
+}
+
+/// What a plain string constant says.
+fn constant_text(token: &Token<'_>) -> Option<String> {
+    let Token::Text(text) = token else { return None };
+    let inner = std::str::from_utf8(text).ok()?.strip_prefix('\'')?.strip_suffix('\'')?;
+    Some(inner.replace("''", "'"))
 }
 
 /// `EXPLAIN ROUTE [(DATABASE name)] statement`. The statement is taken as it was typed: its comments may count.
@@ -401,6 +446,33 @@ mod tests {
         {
             assert!(refused(text).hint.unwrap().contains("EXPLAIN ROUTE (DATABASE name)"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_node_to_promote_is_named_and_has_options() {
+        let order = |node: &str, timeout: Option<u64>, sole_entry| {
+            let timeout = timeout.map(std::time::Duration::from_millis);
+            Statement::Promote(Order { node: node.to_owned(), timeout, sole_entry })
+        };
+        for (text, expected) in [
+            ("PROMOTE node2", order("node2", None, false)),
+            ("promote \"10.0.0.2:5432\";", order("10.0.0.2:5432", None, false)),
+            ("PROMOTE '/run/a' (TIMEOUT '1500ms')", order("/run/a", Some(1500), false)),
+            ("PROMOTE n (sole entry, timeout '2s')", order("n", Some(2000), true)),
+        ] {
+            assert_eq!(one(text), expected, "{text}");
+        }
+        for text in [
+            "PROMOTE",
+            "PROMOTE a b",
+            "PROMOTE db-2",
+            "PROMOTE a ()",
+            "PROMOTE a (SOLE)",
+            "PROMOTE a (TIMEOUT 5)",
+        ] {
+            assert!(refused(text).hint.unwrap().contains("PROMOTE node"), "{text}");
+        }
+        assert!(refused("PROMOTE a (TIMEOUT 'soon')").message.contains("TIMEOUT"));
     }
 
     #[test]

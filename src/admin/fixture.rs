@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{AdminState, Command, Pulse};
 use crate::config::options::Class;
 use crate::config::{Change, Settings};
+use crate::control::order::Failure;
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::net::tls::ServerTlsContext;
@@ -96,6 +97,11 @@ async fn obey(mut orders: mpsc::Receiver<Command>) {
     while let Some(order) = orders.recv().await {
         match order {
             Command::Kill { session, reply } => drop(reply.send(session == 7)),
+            Command::Promote { order, reply } => {
+                let failure =
+                    Failure { text: format!("no node {}", order.node), detail: "Nothing.".to_owned() };
+                drop(reply.send(Err(failure)));
+            }
             Command::Reload { reply } if reloads == 0 => {
                 reloads += 1;
                 let change = Change {

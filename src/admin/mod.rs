@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::config::{Change, Settings};
+use crate::control::order::{Done, Failure, Order};
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::Registry;
@@ -96,13 +97,16 @@ impl AdminState {
             reasons.push("not accepting clients".to_owned());
         }
         let topology = self.store.load();
-        if topology.writable_primary().is_none() {
+        let mut warnings = topology.alarms.clone();
+        if topology.held {
+            warnings.push("writes wait for a planned switchover".to_owned());
+        } else if topology.writable_primary().is_none() {
             reasons.push(match topology.primary.and_then(|id| topology.node(id)) {
                 Some(node) => format!("the primary {} is {}: {}", node.name(), node.health, node.reason),
                 None => "no primary is known".to_owned(),
             });
         }
-        Readiness { reasons, warnings: topology.alarms.clone() }
+        Readiness { reasons, warnings }
     }
 }
 
@@ -115,6 +119,13 @@ pub enum Command {
         session: u64,
         /// Gets the answer.
         reply: oneshot::Sender<bool>,
+    },
+    /// Makes a standby the primary.
+    Promote {
+        /// Which one, and how.
+        order: Order,
+        /// Gets what was done, or why nothing was.
+        reply: oneshot::Sender<Result<Done, Failure>>,
     },
     /// Reads the configuration file again.
     Reload {

@@ -38,6 +38,9 @@ pub struct Report {
     pub primary: Option<String>,
     /// True when new writes can be sent to the primary.
     pub writable: bool,
+    /// True while writes wait for a planned switchover.
+    #[serde(default)]
+    pub held: bool,
     /// Highest timeline ever seen.
     pub timeline: Option<u32>,
     /// As text: it does not fit the numbers of JavaScript.
@@ -164,6 +167,7 @@ impl Report {
             topology_version: topology.version,
             primary: primary(&topology).map(|node| node.name().to_owned()),
             writable: topology.writable_primary().is_some(),
+            held: topology.held,
             timeline: topology.timeline.map(|timeline| timeline.0),
             system_identifier: topology.system_identifier.map(|identifier| identifier.to_string()),
             alarms: topology.alarms.clone(),

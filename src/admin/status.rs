@@ -171,6 +171,7 @@ pub fn table(report: &Report, last: Option<&Report>) -> String {
 
 fn summary(report: &Report) -> String {
     let writes = match (&report.primary, report.writable) {
+        _ if report.held => "a switchover is under way: writes wait".to_owned(),
         (Some(primary), true) => format!("writes go to {primary}"),
         (Some(primary), false) => format!("{primary} is the primary but does not answer: writes wait"),
         (None, _) => "no primary: writes wait".to_owned(),

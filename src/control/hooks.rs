@@ -4,6 +4,7 @@
 //! waits for them. A switchover runs the fence itself, before it promotes.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
@@ -20,12 +21,15 @@ use crate::topology::{Epoch, EventKind, EventLog, Lsn, NodeId, NodeView, Store, 
 pub(super) enum Reason {
     /// A promotion was seen.
     Failover,
+    /// A switchover was ordered.
+    Switchover,
 }
 
 impl Reason {
     fn as_str(self) -> &'static str {
         match self {
             Reason::Failover => "failover",
+            Reason::Switchover => "switchover",
         }
     }
 }
@@ -83,18 +87,20 @@ impl Hooks {
     }
 
     async fn promoted(&self, change: Change) {
+        let limit = self.settings.load().cluster.hooks.timeout;
         let fenced = self.fenced.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A node that was restored to a new timeline must not fence itself.
         if change.old != change.new && fenced != Some((change.old, change.old_timeline)) {
             // Its failure is told; the other hook may still do its part.
-            let _ = self.fence(&change).await;
+            let _ = self.fence(&change, limit).await;
         }
-        let _ = self.run("on_promotion", |settings| &settings.cluster.hooks.on_promotion, &change).await;
+        let _ =
+            self.run("on_promotion", |settings| &settings.cluster.hooks.on_promotion, &change, limit).await;
     }
 
     /// Runs `fence_command`, if there is one; an error says why the old primary may not be fenced.
-    pub(super) async fn fence(&self, change: &Change) -> Result<(), String> {
-        self.run("fence_command", |settings| &settings.cluster.hooks.fence_command, change).await
+    pub(super) async fn fence(&self, change: &Change, limit: Duration) -> Result<(), String> {
+        self.run("fence_command", |settings| &settings.cluster.hooks.fence_command, change, limit).await
     }
 
     async fn run(
@@ -102,6 +108,7 @@ impl Hooks {
         option: &'static str,
         argv: fn(&Settings) -> &Vec<String>,
         change: &Change,
+        limit: Duration,
     ) -> Result<(), String> {
         let settings = self.settings.load_full();
         let argv = argv(&settings).clone();
@@ -110,7 +117,7 @@ impl Hooks {
         }
         let topology = self.store.load();
         let environment = environment(option, change, &topology);
-        let run = Run { option, argv, environment, limit: settings.cluster.hooks.timeout };
+        let run = Run { option, argv, environment, limit: limit.min(settings.cluster.hooks.timeout) };
         let began = Instant::now();
         let done = run.run(self.tasks.stopping()).await;
         let ms = began.elapsed().as_millis();

@@ -1,6 +1,11 @@
-//! What is done about the primary beside watching it: the operator's hooks.
+//! What is done about the primary beside watching it: planned switchovers and the operator's hooks.
 //!
-//! In: published topologies. Out: programs started. It does not decide who is the primary.
+//! In: orders, published topologies. Out: statements to nodes, programs started. It does not decide who is the primary: that
+//! is seen, here as everywhere, in the topology.
 
 mod command;
 pub mod hooks;
+pub mod order;
+mod plan;
+mod server;
+pub mod switchover;

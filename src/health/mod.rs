@@ -57,6 +57,12 @@ impl HealthHandle {
         self.inputs.send(Input::AcceptTimeline(timeline)).await.is_ok()
     }
 
+    /// New writes wait for a planned switchover (true) or go on; another primary ends the wait by itself. False when the
+    /// watcher has ended.
+    pub async fn hold(&self, held: bool) -> bool {
+        self.inputs.send(Input::Hold(held)).await.is_ok()
+    }
+
     /// Why the state file cannot be relied on, when it cannot. Also among the topology's alarms.
     pub fn state_problem(&self) -> Option<String> {
         self.state_problem.borrow().clone()

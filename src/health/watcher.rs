@@ -126,6 +126,7 @@ impl Watcher {
         self.metrics.count(match outage.ending {
             Ending::Promotion => Counter::OutagePromotion,
             Ending::Return => Counter::OutageReturn,
+            Ending::Switchover => Counter::OutageSwitchover,
         });
         self.metrics.control().record(Latency::Outage, outage.writable_after);
         self.events.report(outage);

@@ -203,6 +203,8 @@ pub enum Counter {
     OutagePromotion,
     /// The primary came back.
     OutageReturn,
+    /// Another node was promoted as planned.
+    OutageSwitchover,
     /// A program did not succeed, or was killed.
     HookFailed,
     /// A program succeeded.
@@ -277,6 +279,7 @@ pub(super) const COUNTERS: &[Naming] = &[
     (Counter::PrimaryChange, PRIMARY_CHANGES, None),
     (Counter::OutagePromotion, OUTAGES, Some(("end", "promotion"))),
     (Counter::OutageReturn, OUTAGES, Some(("end", "return"))),
+    (Counter::OutageSwitchover, OUTAGES, Some(("end", "switchover"))),
     (Counter::HookFailed, HOOKS, Some(("result", "failed"))),
     (Counter::HookOk, HOOKS, Some(("result", "ok"))),
     (Counter::ViolationClient, VIOLATIONS, Some(("peer", "client"))),

@@ -206,9 +206,10 @@ impl Entry {
         self.set_active(false);
     }
 
-    /// Notes whether work is under way.
+    /// Notes whether work is under way. Who notes that it is asks for the version of the topology afterwards: of a session
+    /// and of who has published a hold and then asks [`Directory::busy`], one sees the other.
     pub fn set_active(&self, active: bool) {
-        self.active.store(active, Ordering::Relaxed);
+        self.active.store(active, Ordering::SeqCst);
     }
 
     /// Notes statements completed, why the session is bound to its backend, and how many prepared statements it has and
@@ -414,6 +415,15 @@ impl Directory {
     /// Ends one session; false when there is none with this number.
     pub fn kill(&self, id: u64) -> bool {
         self.sessions().get(&id).map(|entry| entry.mailbox.send(Signal::Kill)).is_some()
+    }
+
+    /// Sessions with work under way on that node, by number.
+    pub fn busy(&self, node: NodeId) -> Vec<u64> {
+        let on_node = |entry: &Entry| entry.backend().as_ref().is_some_and(|leased| leased.node == node);
+        let busy = |entry: &&Arc<Entry>| entry.active.load(Ordering::SeqCst) && on_node(entry);
+        let mut busy: Vec<u64> = self.sessions().values().filter(busy).map(|entry| entry.id).collect();
+        busy.sort_unstable();
+        busy
     }
 
     /// All sessions, oldest first.

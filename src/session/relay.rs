@@ -276,11 +276,13 @@ impl Session {
             }
         }
         if self.state.is_quiet() {
+            // In this order: see `Entry::set_active`.
+            self.entry.set_active(true);
             if self.ctx.store.version() != self.seen_version {
+                self.entry.set_active(false);
                 return Some(Look::Stop(Event::Request));
             }
             self.began = Some(Instant::now());
-            self.entry.set_active(true);
         }
         self.note_unnamed(kind, len);
         if self.is_sharing() {

@@ -84,6 +84,8 @@ pub enum Input {
     Accept(NodeId),
     /// An operator lowers the highest timeline (`ACCEPT TIMELINE n`: a restore, an accidental promotion).
     AcceptTimeline(Timeline),
+    /// New writes wait for a planned switchover, or go on. The next change of the primary ends the wait, too.
+    Hold(bool),
     /// A prober saw something.
     Seen(Observation),
 }
@@ -193,6 +195,8 @@ pub struct State {
     /// Start time of the primary's postmaster behind `written`.
     written_start: Option<i64>,
     frozen_since: Option<Moment>,
+    /// New writes wait for a planned switchover.
+    held: bool,
     fast_until: Moment,
     alarms: Vec<String>,
     /// Why there is no primary, for people.
@@ -226,6 +230,7 @@ impl State {
             relayed: Ring::default(),
             written_start: None,
             frozen_since: None,
+            held: false,
             fast_until: now,
             alarms: Vec::new(),
             no_primary: "no node has answered yet".to_owned(),
@@ -262,6 +267,7 @@ impl State {
         self.relayed.clear();
         self.written_start = None;
         self.frozen_since = None;
+        self.held = false;
     }
 
     /// The timeline that standbys have to be on.
@@ -278,6 +284,7 @@ pub fn decide(mut state: State, inputs: &[Input], now: Moment, rules: &Rules) ->
             Input::Seen(observation) => absorb::observation(&mut state, observation),
             Input::Accept(node) => elect::accept(&mut state, *node),
             Input::AcceptTimeline(timeline) => elect::accept_timeline(&mut state, *timeline),
+            Input::Hold(held) => state.held = *held,
         }
     }
     state.alarms.clear();
@@ -296,7 +303,7 @@ pub fn decide(mut state: State, inputs: &[Input], now: Moment, rules: &Rules) ->
     let persist = if state.starting { None } else { mark.filter(|m| state.persisted != Some(*m)) };
     state.persisted = persist.or(state.persisted);
     let primary_up = state.primary.and_then(|p| state.node(p)).is_some_and(|n| n.health == Health::Up);
-    if !primary_up {
+    if !primary_up || state.held {
         state.fast_until = now + FAST_LINGER;
     }
     let fast = now < state.fast_until;
@@ -327,6 +334,7 @@ fn compose(state: &State, now: Moment, rules: &Rules) -> Topology {
             .primary
             .and_then(|p| state.node(p)?.fork)
             .filter(|f| Some(f.timeline) == state.primary_timeline),
+        held: state.held,
         starting: state.starting,
         alarms: state.alarms.clone(),
         nodes: nodes.collect(),

@@ -27,6 +27,8 @@ pub enum EventKind {
     Reads,
     /// The state file could not be read or written.
     State,
+    /// A planned switchover began or ended.
+    Switchover,
 }
 
 impl EventKind {
@@ -41,6 +43,7 @@ impl EventKind {
             EventKind::Primary => "primary",
             EventKind::Reads => "reads",
             EventKind::State => "state",
+            EventKind::Switchover => "switchover",
         }
     }
 }

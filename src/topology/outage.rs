@@ -27,8 +27,10 @@ const FORERUN: Duration = Duration::from_millis(500);
 pub enum Ending {
     /// Another node was promoted.
     Promotion,
-    /// The primary came back, or was restarted, in its place.
+    /// The primary came back, or was restarted, in its place; or a switchover was given up.
     Return,
+    /// Another node was promoted as planned.
+    Switchover,
 }
 
 impl Ending {
@@ -37,6 +39,7 @@ impl Ending {
         match self {
             Ending::Promotion => "promotion",
             Ending::Return => "return",
+            Ending::Switchover => "switchover",
         }
     }
 }
@@ -110,6 +113,7 @@ impl fmt::Display for Outage {
         match self.ending {
             Ending::Promotion => write!(f, "failover {old} -> {new}, epoch {}", self.epoch)?,
             Ending::Return => write!(f, "{new} is back, epoch {}", self.epoch)?,
+            Ending::Switchover => write!(f, "switchover {old} -> {new}, epoch {}", self.epoch)?,
         }
         if let Some(timeline) = self.timeline {
             write!(f, ", timeline {timeline}")?;
@@ -152,6 +156,8 @@ struct Open {
     old: NodeId,
     began: Moment,
     evidence: String,
+    /// New writes were held on purpose.
+    planned: bool,
     before: Tally,
     /// When writes could go on.
     ended: Option<Moment>,
@@ -208,7 +214,8 @@ impl Recorder {
             (None, Some(old)) if writable != Some(old) => {
                 let (began, evidence) = self.evidence(old, seen);
                 let ended = writable.map(|_| seen.now);
-                self.open = Some(Open { old, began, evidence, before: self.calm.clone(), ended });
+                let (planned, before) = (seen.topology.held, self.calm.clone());
+                self.open = Some(Open { old, began, evidence, planned, before, ended });
                 self.writable = writable.or(self.writable);
             }
             (None, _) => {
@@ -238,6 +245,9 @@ impl Recorder {
 
     /// When the loss of `old` was noticed, and by what.
     fn evidence(&mut self, old: NodeId, seen: &Seen<'_>) -> (Moment, String) {
+        if seen.topology.held {
+            return (seen.topology.at, "a planned switchover".to_owned());
+        }
         let change = seen.changes.iter().find(|change| change.kind == EventKind::Primary);
         let reason = seen.topology.node(old).map(|node| node.reason.clone()).unwrap_or_default();
         // "from -> to, epoch: why"
@@ -256,7 +266,11 @@ impl Recorder {
         let topology = seen.topology;
         let name = |id| topology.node(id).map(|node| node.name().to_owned()).unwrap_or_default();
         Some(Outage {
-            ending: if new == open.old { Ending::Return } else { Ending::Promotion },
+            ending: match open.planned {
+                _ if new == open.old => Ending::Return,
+                true => Ending::Switchover,
+                false => Ending::Promotion,
+            },
             old: name(open.old),
             new: name(new),
             noticed_at: seen.wall - seen.now.since(open.began),

@@ -34,6 +34,8 @@ pub struct Topology {
     pub system_identifier: Option<u64>,
     /// Where the primary's timeline forked off, when its promotion was watched.
     pub fork: Option<Fork>,
+    /// New writes wait for a planned switchover.
+    pub held: bool,
     /// No primary has been accepted since the process started.
     pub starting: bool,
     /// Conditions a person must look at (two primaries, a zombie, a stranger); empty when all is well.
@@ -56,6 +58,7 @@ impl Topology {
             timeline: None,
             system_identifier: None,
             fork: None,
+            held: false,
             starting: true,
             alarms: Vec::new(),
             nodes: nodes.collect(),
@@ -67,9 +70,9 @@ impl Topology {
         self.nodes.get(id.index())
     }
 
-    /// The primary when new work may be sent to it: known and not down.
+    /// The primary when new work may be sent to it: known, not down, and no switchover under way.
     pub fn writable_primary(&self) -> Option<NodeId> {
-        let id = self.primary?;
+        let id = self.primary.filter(|_| !self.held)?;
         (self.node(id)?.health != Health::Down).then_some(id)
     }
 

@@ -44,7 +44,8 @@ impl Store {
 
     /// The present version: one atomic load.
     pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
+        // In one order with what a session says of itself before it asks: see `Entry::set_active` of its directory.
+        self.version.load(Ordering::SeqCst)
     }
 
     /// Wakes on every material change, with its version.
@@ -64,7 +65,7 @@ impl Store {
         // Pointer first: who sees the new number must find the new view.
         self.current.store(Arc::new(topology));
         self.epoch.store(epoch, Ordering::Release);
-        self.version.store(version, Ordering::Release);
+        self.version.store(version, Ordering::SeqCst);
         self.changed.send_replace(version);
         self.decided.send_replace(());
     }

@@ -37,6 +37,7 @@ mod routing;
 mod sessions;
 mod sharing;
 mod split;
+mod switchover;
 mod tls;
 mod topology;
 mod vanish;

@@ -50,6 +50,7 @@ fn help_lists_every_command() {
     SHOW VERSION | the version of pgsteer
     SHOW HELP | this list
     EXPLAIN ROUTE [(DATABASE <name>)] <statement> | where the statement would go, why, and what speaks for each node; runs nothing
+    PROMOTE <node> [(TIMEOUT '10s', SOLE ENTRY)] | makes a standby the primary without an error for anybody; opens the primary if it is that already
     RELOAD | reads the configuration file again; lists what changed and what needs a restart
     KILL <session> | ends one session, by its number in SHOW CLIENTS
     ");

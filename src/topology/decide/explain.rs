@@ -58,6 +58,7 @@ pub(super) fn compare(state: &State, next: &Topology) -> (Vec<Change>, bool) {
         || before.timeline != next.timeline
         || before.system_identifier != next.system_identifier
         || before.starting != next.starting
+        || before.held != next.held
         || before.nodes.iter().zip(&next.nodes).any(|(old, new)| {
             old.timeline != new.timeline
                 || old.start_time != new.start_time

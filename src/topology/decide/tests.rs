@@ -788,3 +788,18 @@ mod reads {
         assert!(lab.reads(B).qualified());
     }
 }
+
+#[test]
+fn writes_are_held_until_somebody_says_so_or_another_primary_is_there() {
+    let mut lab = Lab::healthy();
+    assert!(lab.input(Input::Hold(true)).material && lab.view().held);
+    assert_eq!((lab.view().primary, lab.view().writable_primary()), (Some(A), None));
+    lab.all(200);
+    assert!(lab.view().held && lab.outcome.as_ref().unwrap().fast);
+    assert!(lab.reads(B).qualified(), "reads go on");
+    assert!(lab.input(Input::Hold(false)).material);
+    assert_eq!(lab.view().writable_primary(), Some(A));
+    lab.input(Input::Hold(true));
+    lab.sample(B, promoted(2, 300, 200));
+    assert_eq!((lab.view().held, lab.view().writable_primary()), (false, Some(B)));
+}

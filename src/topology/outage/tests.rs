@@ -126,6 +126,19 @@ fn the_next_outage_does_not_wait_for_the_last_to_settle() {
 }
 
 #[test]
+fn a_switchover_is_told_as_one() {
+    let mut lab = Lab::new();
+    lab.topology.held = true;
+    assert!(lab.at(2000, &[]).is_none());
+    lab.topology.held = false;
+    let changes = lab.promote();
+    lab.first_answer = Some(2150);
+    assert!(lab.at(2140, &changes).is_none());
+    let outage = lab.at(2160, &[]).unwrap();
+    insta::assert_snapshot!(outage.to_string(), @r#"switchover 127.0.0.1:5432 -> 127.0.0.1:5433, epoch 2, timeline 2: loss noticed at 1970-01-01T00:01:42.000Z by "a planned switchover", writable after 140 ms, first answer after 150 ms; held 0, retried 0, failed 0"#);
+}
+
+#[test]
 fn nothing_is_reported_of_the_first_primary() {
     let mut lab = Lab::new();
     lab.recorder = Recorder::default();
