@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use super::limbo::Limbo;
 use super::run::{End, Flow, Session};
-use super::state::{Answer, Loss};
+use super::state::{Answer, Loss, read_lost};
 use crate::metrics::Counter;
 use crate::pool::Verdict;
 use crate::route::Wants;
@@ -102,7 +102,12 @@ impl Session {
         let inside = self.down.is_inside_message();
         self.down.end_after_seen();
         self.began = None;
-        let loss = self.lose();
+        let mut loss = self.lose();
+        if let Loss::Answer(answer) = &mut loss
+            && self.only_reads()
+        {
+            answer.error = read_lost();
+        }
         if self.up.is_unread() {
             // Nothing the client sends can be looked at any more.
             return Err(End::Cut);

@@ -13,6 +13,7 @@ mod own;
 mod place;
 mod position;
 mod shapes;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub use ask::Text;
 use ask::{Asked, Reader, Standing};
 use kept::Kept;
 pub use shapes::Distrusted;
+use trace::Trace;
 
 use super::context::Context;
 use super::limbo::Limbo;
@@ -33,7 +35,7 @@ use super::share::Home;
 use super::state::State;
 use crate::config::{Consistency, Settings, Split};
 use crate::pool::StartupSet;
-use crate::route::{Floors, Mark, Wants, Why};
+use crate::route::{Floors, Wants, Why};
 use crate::sql::catalogue::Catalogue;
 use crate::sql::{Reason, judge};
 use crate::topology::NodeId;
@@ -102,17 +104,6 @@ pub(super) struct Splitter {
     had_other_strings: bool,
     /// No standby had room for it until then.
     crowded_until: Option<Instant>,
-}
-
-/// What a batch leaves that later reads have to find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trace {
-    /// Whatever it has written, where the node takes writes, and what it has seen.
-    Write,
-    /// What it has seen.
-    Read,
-    /// Nothing: it only makes settings of the session.
-    Nothing,
 }
 
 impl Splitter {
@@ -438,32 +429,6 @@ impl Session {
     fn keep(&mut self, split: &mut Splitter, length: usize) {
         if split.kept.keep(self.up.peek(length)) {
             self.up.reserve(length as u16);
-        }
-    }
-
-    /// The answers to a batch are all there: whoever reads next has to find what they showed.
-    pub(super) fn note_freshness(&mut self) {
-        let quiet = self.state.is_quiet();
-        if quiet && std::mem::take(&mut self.state.has_defined) {
-            self.ctx.catalogues.outdated(&self.login.database);
-        }
-        let Some(split) = self.split.as_mut().filter(|split| split.bound) else { return };
-        let Some(attached) = self.attached.as_ref() else { return };
-        let mark = Mark { node: attached.node, since: split.since, number: self.ctx.nudges.sent() };
-        match split.under_way {
-            Trace::Write if attached.on_primary => split.floors.wrote(mark),
-            Trace::Write | Trace::Read if quiet => split.floors.read(mark),
-            Trace::Nothing | Trace::Write | Trace::Read => {}
-        }
-    }
-
-    /// The primary is lost with work under way that may have changed something.
-    pub(super) fn note_lost_writes(&mut self) {
-        if let Some(split) = self.split.as_mut().filter(|split| split.bound)
-            && let Some(attached) = self.attached.as_ref().filter(|attached| attached.on_primary)
-        {
-            let number = self.ctx.nudges.sent();
-            split.floors.wrote(Mark { node: attached.node, since: split.since, number });
         }
     }
 

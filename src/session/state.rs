@@ -6,7 +6,7 @@
 mod fate;
 mod unseen;
 
-pub use fate::{fate_unknown, rolled_back};
+pub use fate::{fate_unknown, read_lost, rolled_back};
 pub use unseen::Unseen;
 
 use std::rc::Rc;

@@ -1,7 +1,7 @@
 //! Sessions on two kinds of nodes: where their statements run, and what they find there.
 
 use crate::harness::eventually;
-use crate::harness::raw::{Frame, Raw, bind, execute, parse, sync};
+use crate::harness::raw::{Frame, Raw, bind, execute, parse, query, sync};
 use crate::harness::scene::{Scene, scene};
 
 const WHERE: &str = "SELECT pg_is_in_recovery()";
@@ -39,6 +39,22 @@ async fn reads_go_to_standbys_and_all_else_to_the_primary() {
 /// Soon reads of the session are answered by a standby again.
 async fn reads_return(raw: &mut Raw) {
     eventually("reads to go to a standby again", async || raw.value(WHERE).await == "t").await;
+}
+
+#[tokio::test]
+async fn a_read_lost_in_the_middle_of_its_answer_is_safe_to_run_again() {
+    let scene = scene(0, |spec| {
+        spec.set("route.split", "auto");
+    })
+    .await;
+    let mut raw = scene.raw().await;
+    raw.send(&query("SELECT repeat('x', 1000), pg_sleep(0.01) FROM generate_series(1, 100000)")).await;
+    raw.until(b'D').await;
+    scene.cluster.n(0).kill().unwrap();
+    let frames = raw.until(b'Z').await;
+    let error = frames.iter().find(|frame| frame.tag == b'E').map(Frame::sqlstate);
+    assert_eq!(error.as_deref(), Some("40001"), "it has changed nothing");
+    scene.finish().await;
 }
 
 #[tokio::test]

@@ -114,6 +114,15 @@ pub fn rolled_back() -> PgError {
     .with_hint("Nothing of the transaction was kept: it is safe to run it again.")
 }
 
+/// 40001: what was under way only reads.
+pub fn read_lost() -> PgError {
+    PgError::error(
+        SqlState::SERIALIZATION_FAILURE,
+        "the connection to the server was lost in the middle of the answer",
+    )
+    .with_hint("The statement only reads: it is safe to run it again.")
+}
+
 /// 08007: nobody can know.
 pub fn fate_unknown() -> PgError {
     PgError::error(
