@@ -97,6 +97,8 @@ const SANS_IO: &[&str] = &[
     "src/session/params.rs",
     "src/session/pipeline.rs",
     "src/session/prepared.rs",
+    "src/session/resolve/ask.rs",
+    "src/session/resolve/track.rs",
     "src/session/sharing.rs",
     "src/session/sharing/names.rs",
     "src/session/state.rs",

@@ -357,8 +357,9 @@ pub const OPTIONS: &[OptionSpec] = &[
          delivered."),
     option("retry.transactions", Kind::Flag, "false", Class::Live,
         "Replay open transactions on a new primary. Not available in this version."),
-    option("retry.resolve_commit", Kind::Flag, "false", Class::Live,
-        "Find out what became of an unanswered COMMIT. Not available in this version."),
+    option("retry.resolve_commit", Kind::Flag, "false", Class::NewSessions,
+        "Find out what became of a COMMIT whose answer was lost with the server, and of an INSERT, UPDATE, DELETE, MERGE or \
+         SELECT outside a transaction. Costs these one round trip more to the server."),
     option("retry.listen", Kind::Flag, "false", Class::Live,
         "Renew LISTEN on a new primary. Not available in this version."),
     option("admin.http", Kind::Text, "\"127.0.0.1:9632\"", Class::Restart,

@@ -439,7 +439,6 @@ fn what_is_not_built_is_refused() {
     assert_snapshot!(errors(NOT_BUILT), @r#"
     proxy.toml:5: auth.source: "passthrough" is not available in this version; write "query" or "static"
     proxy.toml:13: retry.transactions: true is not available in this version; write false or leave the line out
-    proxy.toml:14: retry.resolve_commit: true is not available in this version; write false or leave the line out
     proxy.toml:15: retry.listen: true is not available in this version; write false or leave the line out
     "#);
     let defaults = "[route]\nconsistency = \"session\"\nread_functions = []\n[retry]\nreads = true\n[limits]\nclient_write_timeout = \"60s\"\n[pool]\nsize = 1";

@@ -24,6 +24,7 @@ const PROBE: &str = "WITH role AS MATERIALIZED (SELECT pg_is_in_recovery() AS st
        CASE WHEN NOT standby THEN pg_walfile_name(pg_current_wal_insert_lsn()) END AS wal_file, \
        CASE WHEN NOT standby THEN pg_current_wal_flush_lsn() END::text AS flush, \
        CASE WHEN NOT standby THEN pg_current_wal_insert_lsn() END::text AS insert, \
+       CASE WHEN NOT standby THEN pg_snapshot_xmax(pg_current_snapshot()) END::text AS next_xid, \
        pg_last_wal_replay_lsn()::text AS replayed, \
        pg_last_wal_receive_lsn()::text AS received, \
        pid, status, received_tli, sender_host, sender_port, latest_end_lsn::text AS latest_end, archive_fed, \
@@ -97,6 +98,7 @@ pub(super) fn sample(row: &Row, identity: &Identity) -> Result<Sample, tokio_pos
         insert: lsn("insert")?,
         flush: lsn("flush")?,
         replayed: lsn("replayed")?,
+        next_xid: row.try_get::<_, Option<&str>>("next_xid")?.and_then(|text| text.parse().ok()),
         received: lsn("received")?,
         receiver,
         archive_fed: row.try_get("archive_fed")?,

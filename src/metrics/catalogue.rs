@@ -61,6 +61,10 @@ const READS_RERUN: Family = counter(
     "pgsteer_reads_rerun_total",
     "Reads that another node answered than the one chosen first, unnoticed by their client, by reason",
 );
+const COMMITS_RESOLVED: Family = counter(
+    "pgsteer_commits_resolved_total",
+    "COMMITs whose answer was lost with the server and whose fate was looked up, by what was found",
+);
 const SESSIONS_KILLED: Family = counter("pgsteer_sessions_killed_total", "Sessions ended from the console");
 const HOLDS_STARTED: Family =
     counter("pgsteer_holds_started_total", "Statements and logins that had to wait for a primary");
@@ -141,6 +145,12 @@ pub enum Counter {
     ReadRunAgain,
     /// A read went to the primary: the standby chosen for it gave no backend.
     ReadWithoutStandby,
+    /// A COMMIT without an answer had happened.
+    CommitFound,
+    /// It had not happened.
+    CommitNotFound,
+    /// Nobody can know.
+    CommitUnknown,
     /// A session was ended from the console.
     SessionKilled,
     /// Work began to wait for a primary.
@@ -248,6 +258,9 @@ pub(super) const COUNTERS: &[Naming] = &[
     (Counter::SessionMoved, SESSIONS_MOVED, None),
     (Counter::ReadRunAgain, READS_RERUN, Some(("reason", "node_lost"))),
     (Counter::ReadWithoutStandby, READS_RERUN, Some(("reason", "no_backend"))),
+    (Counter::CommitFound, COMMITS_RESOLVED, Some(("result", "committed"))),
+    (Counter::CommitNotFound, COMMITS_RESOLVED, Some(("result", "rolled_back"))),
+    (Counter::CommitUnknown, COMMITS_RESOLVED, Some(("result", "unknown"))),
     (Counter::SessionKilled, SESSIONS_KILLED, None),
     (Counter::HoldStarted, HOLDS_STARTED, None),
     (Counter::HoldClientGone, HOLDS_ENDED, Some(("result", "client_gone"))),

@@ -22,7 +22,7 @@ use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
 
 /// The version of no topology.
-const NO_VERSION: u64 = u64::MAX;
+pub(super) const NO_VERSION: u64 = u64::MAX;
 /// Pause before a node that refused is tried again when the topology has not changed meanwhile.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Longest wait for a standby where the primary will do.

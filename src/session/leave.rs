@@ -66,9 +66,17 @@ impl Session {
         if self.owes_nothing() || reset {
             return Err(End::Left);
         }
-        self.end_sending().await;
+        // The server commits what we have put into a transaction only when it is told to.
+        let mut must_end = self.state.is_wrapping();
+        if !must_end {
+            self.end_sending().await;
+        }
         let mut wait = HALF_CLOSE_PROBE;
         while self.attached.is_some() && !self.client_unread {
+            if must_end && !self.state.is_wrapping() {
+                must_end = false;
+                self.end_sending().await;
+            }
             match tokio::time::timeout(wait, poll_fn(|cx| self.poll_event(cx))).await {
                 Err(_) => {
                     self.probe_client();

@@ -142,6 +142,9 @@ impl Session {
                 encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte());
             }
             Loss::Answer(answer) => self.answer_loss(&answer),
+            Loss::Ready => encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte()),
+            Loss::Settled(answer) => self.replies.extend_from_slice(&answer),
+            Loss::Doubt(doubt) => self.state.keep_doubt(doubt),
         }
         Ok(())
     }

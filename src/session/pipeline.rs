@@ -79,6 +79,12 @@ pub enum Own {
     Close(Option<u32>),
     /// The Sync of a batch that the client does not know to have failed.
     Sync,
+    /// The question, with its statement and portal, what becomes of the transaction.
+    Ask,
+    /// A BEGIN, COMMIT or ROLLBACK of ours, with its statement and portal.
+    Border,
+    /// A Close of the statement of one of these.
+    Forget,
 }
 
 impl Request {
@@ -188,6 +194,14 @@ impl Pipeline {
         }
     }
 
+    /// The message of ours whose turn it is.
+    pub fn own_turn(&self) -> Option<Own> {
+        match self.queue.front() {
+            Some(Request::Own(own)) => Some(*own),
+            _ => None,
+        }
+    }
+
     /// True while the answers belong to a Query of ours.
     pub fn is_own_query(&self) -> bool {
         matches!(self.queue.front(), Some(Request::Own(Own::Query)))
@@ -275,7 +289,8 @@ impl Pipeline {
             Own::Query | Own::Sync => tag == b'Z',
             Own::Parse(_) => tag == b'1',
             Own::Describe(_) => matches!(tag, b'T' | b'n'),
-            Own::Close(_) => tag == b'3',
+            Own::Close(_) | Own::Forget => tag == b'3',
+            Own::Ask | Own::Border => tag == b'C',
         };
         if tag == b'E' && !matches!(own, Own::Query | Own::Sync) {
             return self.failed();
@@ -330,7 +345,8 @@ impl Pipeline {
         self.copying_in = false;
         let mut skipped = Vec::new();
         if !self.queue.front().is_some_and(Request::ends_segment) && !self.queue.is_empty() {
-            while self.queue.front().is_some_and(|request| !matches!(request, Request::Sync)) {
+            let is_sync = |request: &Request| matches!(request, Request::Sync | Request::Own(Own::Sync));
+            while self.queue.front().is_some_and(|request| !is_sync(request)) {
                 skipped.extend(self.queue.pop_front());
             }
             self.skipping = self.queue.is_empty();

@@ -146,7 +146,7 @@ pub struct Prepared {
     bytes: usize,
     limit: usize,
     /// Statements that are too large to keep.
-    unkept: usize,
+    unkept: u32,
     /// Grows with every change of the named statements.
     changes: u32,
 }
@@ -183,7 +183,7 @@ impl Prepared {
     fn put(&mut self, name: Box<[u8]>, statement: Statement) {
         self.changes = self.changes.wrapping_add(1);
         self.bytes += statement.message.len();
-        self.unkept += usize::from(statement.message.is_empty());
+        self.unkept += u32::from(statement.message.is_empty());
         self.named.insert(name, statement);
     }
 
@@ -193,7 +193,7 @@ impl Prepared {
         self.changes = self.changes.wrapping_add(1);
         if let Some(old) = &before {
             self.bytes -= old.message.len();
-            self.unkept -= usize::from(old.message.is_empty());
+            self.unkept -= u32::from(old.message.is_empty());
         }
         Undo::Named(name.into(), before)
     }

@@ -212,6 +212,9 @@ impl Session {
 
     fn look_up(&mut self) -> Look {
         loop {
+            if let Some(look) = self.settle_own() {
+                return look;
+            }
             let Sent { kind, len, whole } = match self.next_up() {
                 Ok(Some(sent)) => sent,
                 Ok(None) => return Look::Done,
@@ -284,17 +287,20 @@ impl Session {
             }
             self.began = Some(Instant::now());
         }
+        if let Some(look) = self.track(kind, len, whole) {
+            return Some(look);
+        }
         self.note_unnamed(kind, len);
         if self.is_sharing() {
             let look = self.translate(kind, len, whole);
             if look.is_none() && self.limbo.is_none() {
-                self.note_sent(len);
+                self.note_sent(kind, len);
             }
             return look;
         }
         self.state.client_message(kind, self.up.peek(len), whole);
         self.up.pass();
-        self.note_sent(len);
+        self.note_sent(kind, len);
         None
     }
 

@@ -162,6 +162,7 @@ impl Session {
         if settings.pool.mode == PoolMode::Transaction {
             state.sharing = Some(Box::new(Sharing::new(entry.id, settings.pool.pin_sequences)));
         }
+        state.tracker = settings.retry.resolve_commit.then(Box::default);
         let split = Splitter::new(&settings, &login);
         if state.sharing.is_none() && split.as_ref().is_some_and(|split| split.is_auto()) {
             state.unseen = Some(Box::default());
@@ -210,6 +211,11 @@ impl Session {
             };
             // Everything but relaying is rare: boxed, so that an idle session stays small.
             if let Err(end) = Box::pin(self.handle(event)).await {
+                break end;
+            }
+            if self.state.has_doubt()
+                && let Err(end) = Box::pin(self.resolve()).await
+            {
                 break end;
             }
         };

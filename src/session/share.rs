@@ -278,7 +278,7 @@ impl Session {
     }
 
     /// True when the client's next message would make the session keep its backend, and too many do already.
-    fn may_not_pin(&self, kind: Kind, message: &[u8]) -> bool {
+    pub(super) fn may_not_pin(&self, kind: Kind, message: &[u8]) -> bool {
         let first = self.state.is_quiet() && !self.pinned;
         // The text is read only where the limit is near: otherwise every statement would be read twice.
         first

@@ -6,7 +6,7 @@
 mod fate;
 mod unseen;
 
-pub use fate::{fate_unknown, read_lost, rolled_back};
+pub use fate::{Answer, Loss, fate_unknown, read_lost, rolled_back};
 pub use unseen::Unseen;
 
 use std::rc::Rc;
@@ -14,39 +14,13 @@ use std::rc::Rc;
 use super::params::{HOT_STANDBY, Params};
 use super::pipeline::{Answered, Own, Parsing, Pipeline, Request};
 use super::prepared::{Prepared, SharedEffects, Statement, Undo};
+use super::resolve::Tracker;
 use super::sharing::Sharing;
 use crate::sql::{Effect, effect, glance};
 use crate::wire::backend::{self, TxStatus};
 use crate::wire::encode;
-use crate::wire::error::PgError;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind, Named};
-
-/// What a lost backend means to the client.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// Nothing was under way: nothing to say.
-    Nothing,
-    /// An open transaction was rolled back by the server; the next message is told.
-    Block(PgError),
-    /// A ROLLBACK was under way: it has happened.
-    RolledBack,
-    /// Work was under way: the client is told at once.
-    Answer(Answer),
-}
-
-/// How outstanding requests are answered when their backend is lost.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// Told for the first of them.
-    pub error: PgError,
-    /// ReadyForQuery messages owed; the error is repeated before each.
-    pub segments: usize,
-    /// The client has not sent its Sync yet: what comes before it is passed over.
-    pub skip_to_sync: bool,
-    /// The client is in a transaction block, which has failed.
-    pub block: bool,
-}
 
 /// Whether a RESET has taken the session's `application_name` away on the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +54,8 @@ pub struct State {
     pub has_defined: bool,
     /// In session mode, what functions may have left that no statement shows; `None` when that does not matter.
     pub unseen: Option<Box<Unseen>>,
+    /// What the fate of a COMMIT can be found out by, with `retry.resolve_commit`.
+    pub tracker: Option<Box<Tracker>>,
 }
 
 impl State {
@@ -95,6 +71,7 @@ impl State {
             name_reset: NameReset::No,
             sharing: None,
             unseen: None,
+            tracker: None,
             has_defined: false,
         }
     }
@@ -108,6 +85,9 @@ impl State {
     /// True for a message that is not for the client: the node's role, since the endpoint's does not change; answers to
     /// messages of ours; what a RESET makes of a name that was as the client wants it.
     pub fn hides(&self, tag: u8, body: &[u8]) -> bool {
+        if let Some(hidden) = self.tracked_hides(tag) {
+            return hidden;
+        }
         if tag == b'S'
             && body.strip_prefix(HOT_STANDBY.as_bytes()).is_some_and(|rest| rest.starts_with(b"\0"))
         {
@@ -126,6 +106,9 @@ impl State {
     /// What the client gets instead of this message. A RESET takes a session's name away on the backend, and the client's
     /// reset value is that name.
     pub fn instead(&self, tag: u8, body: &[u8]) -> Option<Vec<u8>> {
+        if let Some(held) = self.tracked_instead(tag, body) {
+            return Some(held);
+        }
         match tag {
             b'E' => self.renamed(body),
             b'S' if self.is_name_reset(tag, body) => {
@@ -316,8 +299,8 @@ impl State {
         Some(Rc::from(effects))
     }
 
-    /// The server sent this message. DataRow and CopyData need not be shown.
-    pub fn server_message(&mut self, tag: u8, body: &[u8]) {
+    /// Notes what the server sent.
+    pub(super) fn note_answer(&mut self, tag: u8, body: &[u8]) {
         if self.pipeline.is_own_turn() && !matches!(tag, b'S' | b'A') {
             self.note_description(tag, body);
             return self.own_message(tag);
@@ -387,7 +370,7 @@ impl State {
 
     fn failed(&mut self, answered: Answered) {
         if self.tx == TxStatus::Idle {
-            self.rolled_back();
+            self.forget_settings();
         }
         if let Answered::Failed(mut passed_over, kept) = answered {
             self.undo_all(kept);
@@ -450,12 +433,13 @@ impl State {
     fn settle(&mut self, tag: &[u8]) {
         match tag {
             b"COMMIT" | b"PREPARE TRANSACTION" => self.params.committed(),
-            b"ROLLBACK" => self.rolled_back(),
+            b"ROLLBACK" => self.forget_settings(),
             _ => {}
         }
     }
 
-    fn rolled_back(&mut self) {
+    /// The transaction is rolled back, and its settings with it.
+    pub(super) fn forget_settings(&mut self) {
         self.params.rolled_back();
         if self.name_reset == NameReset::Open {
             self.name_reset = NameReset::No;
@@ -472,7 +456,8 @@ impl State {
 
     /// The backend is lost at this instant. Afterwards the state is that of a session without a backend.
     pub fn lose(&mut self) -> Loss {
-        let loss = self.judge();
+        let loss = self.tracked_loss().unwrap_or_else(|| self.judge());
+        self.end_tracking();
         for request in self.pipeline.abandon().rev() {
             self.undo(request);
         }

@@ -23,6 +23,7 @@ use super::lag::Ring;
 use super::moment::Moment;
 use super::node::{Health, Lag, NodeId, NodeView, ReadRefusal, Reads, Role};
 use super::observe::{Observation, Sample};
+use super::origin::Origin;
 use super::position::{Epoch, Timeline};
 use super::samples::Samples;
 use super::snapshot::{Fork, Topology};
@@ -158,6 +159,8 @@ struct NodeState {
     ahead: Option<(i64, Option<Timeline>)>,
     /// Where its timeline forked off, when its promotion was watched.
     fork: Option<Fork>,
+    /// How its present life as a primary began.
+    origin: Option<Origin>,
     /// When it was last seen streaming on a branch that was right, and on which timeline.
     streamed: Option<(Moment, Timeline)>,
     reads: Option<Reads>,
@@ -335,6 +338,7 @@ fn compose(state: &State, now: Moment, rules: &Rules) -> Topology {
             .and_then(|p| state.node(p)?.fork)
             .filter(|f| Some(f.timeline) == state.primary_timeline),
         held: state.held,
+        origin: state.primary.and_then(|p| state.node(p)?.origin),
         starting: state.starting,
         alarms: state.alarms.clone(),
         nodes: nodes.collect(),

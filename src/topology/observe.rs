@@ -95,6 +95,8 @@ pub struct Sample {
     pub flush: Option<Lsn>,
     /// `pg_last_wal_replay_lsn()`; static after a promotion, where it is the fork.
     pub replayed: Option<Lsn>,
+    /// `pg_snapshot_xmax(pg_current_snapshot())`: the first transaction id not in use. Primary only.
+    pub next_xid: Option<u64>,
     /// `pg_last_wal_receive_lsn()`.
     pub received: Option<Lsn>,
     /// The row of `pg_stat_wal_receiver`, when there is one.

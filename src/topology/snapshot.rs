@@ -6,6 +6,7 @@ use crate::config::NodeSettings;
 
 use super::moment::Moment;
 use super::node::{Health, NodeId, NodeView};
+use super::origin::Origin;
 use super::position::{Epoch, Lsn, Timeline};
 
 /// Where a timeline begins: the position up to which it shares history with the one before.
@@ -36,6 +37,8 @@ pub struct Topology {
     pub fork: Option<Fork>,
     /// New writes wait for a planned switchover.
     pub held: bool,
+    /// How the present life of the primary began.
+    pub origin: Option<Origin>,
     /// No primary has been accepted since the process started.
     pub starting: bool,
     /// Conditions a person must look at (two primaries, a zombie, a stranger); empty when all is well.
@@ -59,6 +62,7 @@ impl Topology {
             system_identifier: None,
             fork: None,
             held: false,
+            origin: None,
             starting: true,
             alarms: Vec::new(),
             nodes: nodes.collect(),

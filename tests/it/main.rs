@@ -33,6 +33,7 @@ mod passwords;
 mod pooled;
 mod protocol;
 mod readers;
+mod resolve;
 mod routing;
 mod sessions;
 mod sharing;

@@ -146,7 +146,7 @@ fn retry(retry: &Section<'_>) -> Retry {
     Retry {
         reads,
         transactions: later("transactions", d.transactions),
-        resolve_commit: later("resolve_commit", d.resolve_commit),
+        resolve_commit: retry.flag("resolve_commit", d.resolve_commit),
         listen: later("listen", d.listen),
     }
 }

@@ -14,6 +14,7 @@ use crate::session::run::Session;
 use crate::wire::backend;
 use crate::wire::error::{ErrorView, SqlState};
 use crate::wire::frame::HEADER_LEN;
+use crate::wire::frontend::Kind;
 
 impl Session {
     /// The client hears of the batch: it cannot be run again.
@@ -25,7 +26,8 @@ impl Session {
     }
 
     /// A message is sent to the backend in hand.
-    pub(in crate::session) fn note_sent(&mut self, length: usize) {
+    pub(in crate::session) fn note_sent(&mut self, kind: Kind, length: usize) {
+        self.state.after(kind);
         if let Some(split) = self.split.as_mut().filter(|split| split.kept.is_active()) {
             split.kept.note_sent(length);
         }

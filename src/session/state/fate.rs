@@ -2,11 +2,51 @@
 //!
 //! In: the outstanding requests and the pins. Out: a [`Loss`], and errors for the client. Sans-IO.
 
-use super::{Answer, Loss, State};
+use super::State;
 use crate::session::pipeline::Request;
+use crate::session::resolve::Doubt;
 use crate::sql::{Effect, PinCause};
 use crate::wire::backend::TxStatus;
 use crate::wire::error::{PgError, SqlState};
+
+/// What a lost backend means to the client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing was under way: nothing to say.
+    Nothing,
+    /// An open transaction was rolled back by the server; the next message is told.
+    Block(PgError),
+    /// A ROLLBACK was under way: it has happened.
+    RolledBack,
+    /// Work was under way: the client is told at once.
+    Answer(Answer),
+    /// The client knows how its statement ended, and waits for ReadyForQuery only.
+    Ready,
+    /// It has ended well, whatever became of the server: these messages are what the client waits for.
+    Settled(Vec<u8>),
+    /// A COMMIT was under way whose fate can be found out.
+    Doubt(Box<Doubt>),
+}
+
+impl Loss {
+    /// So many ReadyForQuery are owed, with this error before each; all outside a transaction block.
+    pub fn answer(error: PgError, segments: usize, skip_to_sync: bool) -> Self {
+        Self::Answer(Answer { error, segments, skip_to_sync, block: false })
+    }
+}
+
+/// How outstanding requests are answered when their backend is lost.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Told for the first of them.
+    pub error: PgError,
+    /// ReadyForQuery messages owed; the error is repeated before each.
+    pub segments: usize,
+    /// The client has not sent its Sync yet: what comes before it is passed over.
+    pub skip_to_sync: bool,
+    /// The client is in a transaction block, which has failed.
+    pub block: bool,
+}
 
 impl State {
     pub(super) fn judge(&self) -> Loss {

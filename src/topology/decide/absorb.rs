@@ -5,6 +5,7 @@
 
 use super::super::node::Health;
 use super::super::observe::{Failure, Observation, Sample, Seen};
+use super::super::origin::Origin;
 use super::super::position::Timeline;
 use super::super::samples::Sampled;
 use super::super::snapshot::Fork;
@@ -69,10 +70,11 @@ fn answered(node: &mut NodeState, seen: &Observation, writable: bool) {
 
 /// Keeps a sample unless a younger one is known. A promotion seen between two samples gives the fork.
 fn take(node: &mut NodeState, seen: &Observation, sample: &Sample) -> bool {
+    if node.latest.as_ref().is_some_and(|before| before.sent > seen.sent) {
+        return false;
+    }
+    node.origin = origin(node, sample);
     if let Some(before) = &node.latest {
-        if before.sent > seen.sent {
-            return false;
-        }
         let promoted = before.sample.in_recovery && !sample.in_recovery;
         if promoted && before.sample.system_identifier == sample.system_identifier {
             let fork = sample.timeline.zip(sample.replayed);
@@ -98,6 +100,25 @@ fn take(node: &mut NodeState, seen: &Observation, sample: &Sample) -> bool {
     node.proven = node.proven.max(evidence(sample));
     node.latest = Some(Latest { sample: sample.clone(), sent: seen.sent, at: seen.at });
     true
+}
+
+/// How the life of a primary began in which it has given this sample: as before, or only now.
+fn origin(node: &NodeState, sample: &Sample) -> Option<Origin> {
+    let timeline = sample.timeline.filter(|_| !sample.in_recovery)?;
+    let (start_time, fork) = (sample.start_time, sample.replayed);
+    let is_same =
+        |origin: &Origin| (origin.timeline, origin.start_time, origin.fork) == (timeline, start_time, fork);
+    if node.origin.as_ref().is_some_and(is_same) {
+        return node.origin;
+    }
+    let before = node.latest.as_ref().map(|latest| &latest.sample);
+    let parent = match before {
+        Some(before) if before.in_recovery => node.streamed.map(|(_, timeline)| timeline),
+        Some(before) => before.timeline,
+        None => None,
+    };
+    let previous_start = before.map(|before| before.start_time);
+    Some(Origin { timeline, parent, start_time, previous_start, fork, next_xid: sample.next_xid })
 }
 
 /// The timeline that a sample proves to exist.
