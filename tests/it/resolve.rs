@@ -388,3 +388,50 @@ async fn nobody_notices_that_commits_are_tracked() {
     drop((direct, raw));
     scene.finish().await;
 }
+
+/// A COPY that has not ended and a pipeline in a block, when the primary is lost: nothing of both was kept.
+async fn copy_and_pipeline(loss: Loss) {
+    let scene = linked_scene(1, |_| {}).await;
+    let (mut copy, mut pipeline) = (scene.raw().await, scene.raw().await);
+    copy.query("CREATE TABLE t (a int)").await;
+    let standby = scene.cluster.n(1);
+    scene.cluster.wait_caught_up(standby, scene.cluster.n(0)).await.unwrap();
+    copy.send(&query("COPY t FROM STDIN")).await;
+    copy.expect("G").await;
+    copy.send(&raw::copy_data(b"1\n2\n")).await;
+    let run = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0), sync()].concat();
+    let sent =
+        [run("BEGIN"), run("INSERT INTO t VALUES (3)"), run("SELECT pg_sleep(600)"), run("COMMIT")].concat();
+    pipeline.send(&sent).await;
+    scene.primary_says("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'", "1").await;
+    pipeline.expect("12CZ12CZ").await;
+
+    loss.strike(&scene);
+    standby.promote_and_wait(Promote::PgCtl).await.unwrap();
+    let frames = hears(&mut copy).await;
+    assert_eq!(
+        (frames[0].sqlstate().as_str(), &frames[1].body[..]),
+        ("40001", &b"I"[..]),
+        "{loss:?}: {frames:?}"
+    );
+    copy.send(&[raw::copy_data(b"4\n"), raw::copy_done()].concat()).await;
+    assert_eq!(copy.value("SELECT count(*) FROM t").await, "0", "{loss:?}");
+    // Its COMMIT was sent behind a statement that never ended.
+    let frames = hears(&mut pipeline).await;
+    assert!(["40001", "08007"].contains(&frames[0].sqlstate().as_str()), "{loss:?}: {frames:?}");
+    hears(&mut pipeline).await;
+    pipeline.query("ROLLBACK").await;
+    assert_eq!(pipeline.value("SELECT count(*) FROM t").await, "0", "{loss:?}");
+    drop((copy, pipeline));
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn a_copy_and_a_pipeline_under_way_when_the_primary_is_killed() {
+    copy_and_pipeline(Loss::Kill).await;
+}
+
+#[tokio::test]
+async fn a_copy_and_a_pipeline_under_way_when_a_standby_is_promoted_beside() {
+    copy_and_pipeline(Loss::Live).await;
+}
