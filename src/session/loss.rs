@@ -97,7 +97,7 @@ impl Session {
         self.forget_recovery();
         self.note_lost_writes();
         let on_standby = self.attached.as_ref().is_some_and(|attached| !attached.on_primary);
-        self.release(Verdict::Close);
+        self.release(self.end_of_backend());
         self.up.abandon();
         let inside = self.down.is_inside_message();
         self.down.end_after_seen();
@@ -147,6 +147,16 @@ impl Session {
             Loss::Doubt(doubt) => self.state.keep_doubt(doubt),
         }
         Ok(())
+    }
+
+    /// How the lost backend ends. An old primary that lives on beside the new one would run a statement under way to its end
+    /// before it noticed that nobody listens, and hold its locks: it is told to stop.
+    fn end_of_backend(&self) -> Verdict {
+        let Some(attached) = self.attached.as_ref() else { return Verdict::Close };
+        let topology = self.ctx.store.load();
+        let answers = topology.node(attached.node).is_some_and(|node| node.health == Health::Up);
+        let runs = attached.is_over(&self.ctx.store) && !attached.broken && !self.state.pipeline.is_idle();
+        if runs && answers { Verdict::CancelAndClose } else { Verdict::Close }
     }
 
     /// A server commits nothing while it is in recovery, and it may have left recovery since it spoke last.

@@ -19,6 +19,7 @@ mod demo;
 mod drivers;
 mod explain;
 mod failover;
+mod fencing;
 mod figures;
 mod freshness;
 mod functions;
