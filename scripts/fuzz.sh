@@ -2,9 +2,10 @@
 # Runs every fuzz target for some seconds each: scripts/fuzz.sh [seconds, 20 by default] [target ...]
 #
 # Needs a nightly toolchain and a C++ compiler; without them it says so and succeeds, since the seeds are replayed by
-# the ordinary tests in any case (tests/corpus.rs). The target judge_tree, which holds the judge of reads and writes against
-# PostgreSQL's own grammar, also needs libclang (Debian: libclang-dev) and some minutes to be built; it is left out without. A crash leaves its input in fuzz/artifacts/<target>/: once it is
-# understood, it belongs into fuzz/corpus/<target>/ under a name that says what it is.
+# the ordinary tests in any case (tests/corpus.rs). The target judge_tree, which holds the judge of reads and writes
+# against PostgreSQL's own grammar, runs when it is named: it also needs libclang (Debian: libclang1), and as long again
+# to be built. A crash leaves its input in fuzz/artifacts/<target>/: once it is understood, it belongs into
+# fuzz/corpus/<target>/ under a name that says what it is.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -41,13 +42,13 @@ case $built in
 esac
 
 oracle=no
-case " ${*:-judge_tree} " in
+case " $* " in
 *" judge_tree "*)
     # shellcheck source=scripts/lib.sh
     . scripts/lib.sh
     built=0
     if ! have_libclang; then
-        echo "fuzz: judge_tree left out: there is no libclang (Debian: libclang-dev, or set LIBCLANG_PATH)"
+        echo "fuzz: judge_tree left out: there is no libclang (Debian: libclang1, or set LIBCLANG_PATH)"
     elif timeout "$limit" cargo +nightly fuzz build --sanitizer none --fuzz-dir fuzz --features oracle judge_tree; then
         oracle=yes
     else
@@ -58,7 +59,7 @@ case " ${*:-judge_tree} " in
     ;;
 esac
 
-[ $# -gt 0 ] || set -- startup frames scram_server scram_client config sql_lexer judge judge_tree
+[ $# -gt 0 ] || set -- startup frames scram_server scram_client config sql_lexer judge
 for target in "$@"; do
     features=
     seeds=$target
