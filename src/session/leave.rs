@@ -68,6 +68,8 @@ impl Session {
         }
         // The server commits what we have put into a transaction only when it is told to.
         let mut must_end = self.state.is_wrapping();
+        // Whatever the server says to what is not in the pipeline, it says before it hangs up.
+        let whole = !(self.up.is_inside_message() || self.up.is_unread() || self.up.has_unseen());
         if !must_end {
             self.end_sending().await;
         }
@@ -78,6 +80,8 @@ impl Session {
                 self.end_sending().await;
             }
             match tokio::time::timeout(wait, poll_fn(|cx| self.poll_event(cx))).await {
+                // All is answered, and only the server's end has not come yet.
+                Err(_) if whole && !must_end && self.state.pipeline.is_idle() => break,
                 Err(_) => {
                     self.probe_client();
                     wait = (wait * 2).min(PROBE_PAUSE);
