@@ -23,6 +23,7 @@ use crate::route::{Target, Wants};
 use crate::topology::{Facts, Here, Line, NodeId, Origin, Topology, line};
 use crate::wire::backend::TxStatus;
 use crate::wire::encode;
+use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::Kind;
 
 /// Pause before the primary is asked again.
@@ -72,6 +73,13 @@ impl Session {
         let on_primary = self.attached.as_ref().is_some_and(|attached| attached.on_primary);
         if !on_primary {
             return None;
+        }
+        if self.is_sharing() {
+            // Whether its statements can be found must be certain before a BEGIN of ours waits for the rest of its batch.
+            let body = self.up.peek(len).get(HEADER_LEN..).unwrap_or_default();
+            if self.state.must_wait(kind, body) {
+                return Some(Look::Wait);
+            }
         }
         let message = self.up.peek(len);
         let may_wrap =

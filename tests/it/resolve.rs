@@ -435,3 +435,34 @@ async fn a_copy_and_a_pipeline_under_way_when_the_primary_is_killed() {
 async fn a_copy_and_a_pipeline_under_way_when_a_standby_is_promoted_beside() {
     copy_and_pipeline(Loss::Live).await;
 }
+
+/// Statements that a session has prepared before, on backends that may have them already or not.
+#[tokio::test]
+async fn a_prepared_statement_is_tracked_on_shared_backends() {
+    let scene = linked_scene(0, |spec| {
+        spec.raw("retry.resolve_commit", "true").set("pool.mode", "transaction").raw("pool.size", "2");
+    })
+    .await;
+    let mut first = scene.raw().await;
+    first.query("CREATE TABLE t (a int)").await;
+    let mut sessions = vec![first, scene.raw().await, scene.raw().await];
+    for raw in &mut sessions {
+        for (name, sql) in
+            [("w", "INSERT INTO t VALUES ($1::int) RETURNING a"), ("r", "SELECT count(*) FROM t")]
+        {
+            raw.send(&[parse(name, sql), sync()].concat()).await;
+            raw.expect("1Z").await;
+        }
+    }
+    for round in 0..5 {
+        for raw in &mut sessions {
+            raw.send(&[bind("", "w", &["1"]), describe(b'P', ""), execute("", 0), sync()].concat()).await;
+            raw.expect("2TDCZ").await;
+            raw.send(&[bind("", "r", &[]), describe(b'P', ""), execute("", 0), sync()].concat()).await;
+            raw.expect("2TDCZ").await;
+        }
+        assert_eq!(sessions[0].value("SELECT count(*) FROM t").await, ((round + 1) * 3).to_string());
+    }
+    drop(sessions);
+    scene.finish().await;
+}
