@@ -6,6 +6,7 @@
 mod fate;
 mod unseen;
 
+use fate::is_harmless;
 pub use fate::{Answer, Loss, fate_unknown, read_lost, rolled_back};
 pub use unseen::Unseen;
 
@@ -52,6 +53,8 @@ pub struct State {
     pub sharing: Option<Box<Sharing>>,
     /// A statement has changed what there is in the database.
     pub has_defined: bool,
+    /// The batch under way has completed something that its Sync commits.
+    has_worked: bool,
     /// In session mode, what functions may have left that no statement shows; `None` when that does not matter.
     pub unseen: Option<Box<Unseen>>,
     /// What the fate of a COMMIT can be found out by, with `retry.resolve_commit`.
@@ -73,6 +76,7 @@ impl State {
             unseen: None,
             tracker: None,
             has_defined: false,
+            has_worked: false,
         }
     }
 
@@ -365,6 +369,7 @@ impl State {
             self.settle_hidden();
         }
         self.tx = tx;
+        self.has_worked = false;
         self.settle_unread();
     }
 
@@ -388,10 +393,13 @@ impl State {
     }
 
     fn completed(&mut self, tag: &[u8]) {
-        match self.pipeline.received(b'C') {
-            Answered::Statement(effects, number) => self.succeeded(effects.get(number), tag),
-            _ => self.settle(tag),
-        }
+        let answered = self.pipeline.received(b'C');
+        let effect = match &answered {
+            Answered::Statement(effects, number) => effects.get(*number),
+            _ => None,
+        };
+        self.has_worked |= !effect.is_some_and(is_harmless);
+        self.succeeded(effect, tag);
     }
 
     fn succeeded(&mut self, effect: Option<&Effect>, tag: &[u8]) {
@@ -462,6 +470,7 @@ impl State {
             self.undo(request);
         }
         self.tx = TxStatus::Idle;
+        self.has_worked = false;
         self.params.rolled_back();
         loss
     }

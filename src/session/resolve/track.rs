@@ -419,6 +419,8 @@ impl State {
         let is_open = self.pipeline.is_open();
         let only_commit = self.has_only_commit();
         match tracker.step {
+            // A COMMIT whose beginning was sent fails and ends its block, however it is sent.
+            Step::Asking | Step::Asked if is_open => Some(Loss::answer(rolled_back(), 0, true)),
             Step::Idle | Step::Asking | Step::Asked => None,
             Step::Committing if is_open || !(only_commit || tracker.answered) => None,
             Step::Committing | Step::Ending => Some(tracker.lost_commit()),
@@ -585,6 +587,24 @@ mod tests {
         before(&mut state, "commit");
         state.ask_facts(true);
         assert_eq!(state.lose(), Loss::Block(rolled_back()));
+    }
+
+    #[test]
+    fn a_commit_by_messages_ends_its_block_when_it_fails() {
+        let mut state = state();
+        send(&mut state, "begin");
+        hears(&mut state, &[(b'C', b"BEGIN\0"), (b'Z', b"T")]);
+        let parts: [(Kind, u8, &[u8]); 2] =
+            [(Kind::Parse, b'P', b"\0commit\0\0\0"), (Kind::Bind, b'B', b"\0\0\0\0\0\0\0\0")];
+        for (kind, tag, body) in parts {
+            let bytes = message(tag, body);
+            assert_eq!(state.before(kind, true, &bytes, &bytes, true), Before::Pass);
+            state.client_message(kind, &bytes, true);
+        }
+        let execute = message(b'E', b"\0\0\0\0\0");
+        assert_eq!(state.before(Kind::Execute, true, &execute, &execute, true), Before::Ask(false));
+        state.ask_facts(false);
+        assert_eq!(state.lose(), Loss::answer(rolled_back(), 0, true));
     }
 
     /// A statement of its own, sent with what of ours is around it.

@@ -89,10 +89,19 @@ impl State {
             // COPY FROM STDIN commits nothing before its CopyDone.
             return false;
         }
-        // Outside a block each Query commits by itself, and so does the Sync behind extended messages.
+        // Outside a block each Query commits by itself, and so does the Sync behind extended messages: what they have done
+        // that was answered already, and what they may do.
+        let (mut works, mut begins) = (self.has_worked, false);
         self.pipeline.requests().any(|request| match request {
             Request::Query { effects: Some(effects), .. } => !effects.iter().all(is_harmless),
-            Request::Query { effects: None, .. } | Request::Sync | Request::FunctionCall => true,
+            Request::Query { effects: None, .. } | Request::FunctionCall => true,
+            Request::Execute { effects, .. } => {
+                let harmless = effects.as_deref().is_some_and(|effects| effects.iter().all(is_harmless));
+                works |= !harmless;
+                begins |= harmless;
+                false
+            }
+            Request::Sync => std::mem::take(&mut works) || !std::mem::take(&mut begins),
             _ => false,
         })
     }
@@ -131,7 +140,7 @@ impl State {
 }
 
 /// Effects that commit nothing: if they were lost, doing them again is safe.
-fn is_harmless(effect: &Effect) -> bool {
+pub(super) fn is_harmless(effect: &Effect) -> bool {
     matches!(
         effect,
         Effect::Begin

@@ -132,6 +132,33 @@ fn an_extended_batch_commits_at_its_sync() {
     assert_eq!(code(state.lose()), ("08007", 2, false, false));
 }
 
+/// Drivers begin transactions in the extended protocol too: nothing has happened yet.
+#[test]
+fn a_batch_that_only_begins_commits_nothing() {
+    let begin = |state: &mut State| {
+        send(state, b'P', b"\0begin\0\0\0");
+        send(state, b'B', b"\0\0\0\0\0\0\0\0");
+        send(state, b'E', b"\0\0\0\0\0");
+    };
+    let mut state = State::new(1000);
+    begin(&mut state);
+    send(&mut state, b'S', b"");
+    assert_eq!(code(state.lose()), ("40001", 1, false, false));
+    // What was done before it in the same batch, and answered, may be committed.
+    send(&mut state, b'P', b"\0insert\0\0\0");
+    send(&mut state, b'B', b"\0\0\0\0\0\0\0\0");
+    send(&mut state, b'E', b"\0\0\0\0\0");
+    begin(&mut state);
+    send(&mut state, b'S', b"");
+    reply(&mut state, &[(b'1', ""), (b'2', ""), (b'C', "INSERT 0 1\0")]);
+    assert_eq!(code(state.lose()), ("08007", 1, false, false));
+    // So may what is sent behind it: whether it has begun is not known.
+    begin(&mut state);
+    send(&mut state, b'S', b"");
+    query(&mut state, "insert into t values (1)");
+    assert_eq!(code(state.lose()), ("08007", 2, false, false));
+}
+
 #[test]
 fn a_copy_is_unknown_only_after_its_end() {
     let mut state = State::new(1000);
