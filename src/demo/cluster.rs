@@ -159,11 +159,12 @@ impl Cluster {
         sql.run(APP_DATABASE_SQL).await
     }
 
-    /// `pg_basebackup -Xs -P -R` from the primary as the replication role.
+    /// `pg_basebackup -Xs -P -R` from the primary as the replication role. Without a slot: with one it would count as a
+    /// synchronous standby, and acknowledge commits that it may never finish.
     pub async fn base_backup(&self, standby: &Node, primary: &Node) -> Result<(), DemoError> {
         let mut command = self.programs.command("pg_basebackup");
         command.arg("-D").arg(standby.data()).arg("-d").arg(self.conninfo(primary, standby));
-        command.args(["-Xs", "-P", "-R", "--checkpoint=fast", "--no-sync"]);
+        command.args(["-Xs", "-P", "-R", "--checkpoint=fast", "--no-sync", "--no-slot"]);
         run(command, "pg_basebackup").await.map(drop)
     }
 
