@@ -262,7 +262,7 @@ async fn the_standby_listener_reads_on_standbys() {
     // that is forgotten: half of it in five seconds.
     let mut ports = std::collections::BTreeSet::new();
     let mut sessions = Vec::new();
-    let forgotten = Duration::from_secs(60);
+    let forgotten = Duration::from_mins(1);
     until("sessions on both standbys", forgotten, async || {
         let mut raw = scene.raw_standby().await;
         ports.insert(raw.value("SHOW port").await);
