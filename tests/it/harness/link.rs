@@ -211,10 +211,17 @@ impl Pump {
     async fn run(&mut self, way: Way, state: &State) {
         let moved = self.pump(way, state).await;
         if moved.is_err() {
-            // The other way must end too: a reset is a reset of both.
-            let socket = SockRef::from(self.from.as_ref());
-            let shut = socket.shutdown(std::net::Shutdown::Both);
-            drop(shut);
+            // The other way must end too, and the peer must hear of it, unless it hears nothing at all: a reset is a reset
+            // of both.
+            let mut mode = state.modes[way as usize].subscribe();
+            let passes = mode.wait_for(|mode| !matches!(mode, Mode::Stall | Mode::Swallow)).await.is_ok();
+            if !passes {
+                return;
+            }
+            for socket in [SockRef::from(self.from.as_ref()), SockRef::from(self.to.as_ref())] {
+                let shut = socket.shutdown(std::net::Shutdown::Both);
+                drop(shut);
+            }
         }
     }
 

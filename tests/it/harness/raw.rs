@@ -186,6 +186,11 @@ impl Raw {
         tokio::time::timeout(limit, self.read_frame()).await.ok().flatten()
     }
 
+    /// The next message, or none at the end of the stream; nothing at all when there is silence for `limit`.
+    pub async fn heard(&mut self, limit: Duration) -> Option<Option<Frame>> {
+        tokio::time::timeout(limit, self.read_frame()).await.ok()
+    }
+
     async fn read_frame(&mut self) -> Option<Frame> {
         loop {
             if let Some(header) = self.unread.first_chunk::<5>() {
