@@ -97,6 +97,7 @@ const SANS_IO: &[&str] = &[
     "src/session/params.rs",
     "src/session/pipeline.rs",
     "src/session/prepared.rs",
+    "src/session/replay/journal.rs",
     "src/session/resolve/ask.rs",
     "src/session/resolve/track.rs",
     "src/session/sharing.rs",

@@ -149,6 +149,8 @@ pub struct OutageReport {
     pub timed_out: u64,
     /// Reads that were run again elsewhere.
     pub retried: u64,
+    /// Open transactions that were run again on another server.
+    pub replayed: u64,
     /// Errors given to clients, by SQLSTATE.
     pub failed: BTreeMap<String, u64>,
 }
@@ -251,6 +253,7 @@ impl OutageReport {
             held: outage.work.held,
             timed_out: outage.work.timed_out,
             retried: outage.work.retried,
+            replayed: outage.work.replayed,
             failed: outage.work.failed.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
         }
     }

@@ -192,7 +192,13 @@ impl Default for Route {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { reads: true, transactions: false, resolve_commit: false, listen: false }
+        Self {
+            reads: true,
+            transactions: false,
+            transaction_size: 64 * 1024,
+            resolve_commit: false,
+            listen: false,
+        }
     }
 }
 

@@ -355,8 +355,11 @@ pub const OPTIONS: &[OptionSpec] = &[
     option("retry.reads", Kind::Flag, "true", Class::Live,
         "Run a read (`route.split` = `auto`) again elsewhere when its node was lost before any of its result was \
          delivered."),
-    option("retry.transactions", Kind::Flag, "false", Class::Live,
-        "Replay open transactions on a new primary. Not available in this version."),
+    option("retry.transactions", Kind::Flag, "false", Class::NewSessions,
+        "Run an open transaction again on the new primary when its server was lost before its COMMIT was sent. Every result \
+         must equal what the client has seen; otherwise it gets 40001."),
+    option("retry.transaction_size", Kind::Size, "\"64kB\"", Class::NewSessions,
+        "Longest transaction that is kept to be run again: what the client has sent in it."),
     option("retry.resolve_commit", Kind::Flag, "false", Class::NewSessions,
         "Find out what became of a COMMIT whose answer was lost with the server, and of an INSERT, UPDATE, DELETE, MERGE or \
          SELECT outside a transaction. Costs these one round trip more to the server."),

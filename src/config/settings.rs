@@ -3,6 +3,7 @@
 //! `config::build` makes them from text; `reload` replaces the whole value. They hold no handle to anything.
 
 mod pool;
+mod retry;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use super::secret::Secret;
 use crate::scram::verifier::Verifier;
 
 pub use pool::{Pool, PoolMode};
+pub use retry::Retry;
 
 /// Everything `proxy.toml` and the environment say.
 #[derive(Clone, Debug, PartialEq)]
@@ -437,20 +439,6 @@ pub enum Consistency {
     Eventual,
     /// A session sees its own writes and never goes back in time.
     Session,
-}
-
-/// `[retry]`.
-#[expect(clippy::struct_excessive_bools, reason = "four independent switches of the file")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retry {
-    /// Provable reads without a delivered result are run again.
-    pub reads: bool,
-    /// Open transactions are replayed.
-    pub transactions: bool,
-    /// The fate of an unanswered COMMIT is looked up.
-    pub resolve_commit: bool,
-    /// LISTEN is renewed.
-    pub listen: bool,
 }
 
 /// `[admin]`.

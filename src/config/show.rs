@@ -249,6 +249,7 @@ fn rest(lines: &mut Lines, settings: &Settings) {
     lines.list("route.write_functions", &route.write_functions);
     lines.put("retry.reads", retry.reads);
     lines.put("retry.transactions", retry.transactions);
+    lines.put("retry.transaction_size", format_size(retry.transaction_size as u64));
     lines.put("retry.resolve_commit", retry.resolve_commit);
     lines.put("retry.listen", retry.listen);
     lines.put("admin.http", admin.http.map(|one| one.to_string()).unwrap_or_default());

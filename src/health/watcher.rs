@@ -116,6 +116,7 @@ impl Watcher {
             held: total(Counter::HoldStarted),
             timed_out: total(Counter::HoldTimedOut),
             retried: total(Counter::ReadRunAgain),
+            replayed: total(Counter::ReplayDone),
             failed: errors.into_iter().filter(|(code, _)| Tally::CODES.contains(code)).collect(),
         }
     }

@@ -65,6 +65,10 @@ const COMMITS_RESOLVED: Family = counter(
     "pgsteer_commits_resolved_total",
     "COMMITs whose answer was lost with the server and whose fate was looked up, by what was found",
 );
+const REPLAYED: Family = counter(
+    "pgsteer_transactions_replayed_total",
+    "Open transactions that were lost with their server and, with `retry.transactions`, run again, by what came of it",
+);
 const SESSIONS_KILLED: Family = counter("pgsteer_sessions_killed_total", "Sessions ended from the console");
 const HOLDS_STARTED: Family =
     counter("pgsteer_holds_started_total", "Statements and logins that had to wait for a primary");
@@ -151,6 +155,14 @@ pub enum Counter {
     CommitNotFound,
     /// Nobody can know.
     CommitUnknown,
+    /// A lost transaction was replayed, and its client goes on in it.
+    ReplayDone,
+    /// Its results were others.
+    ReplayDiffered,
+    /// No server could run it again.
+    ReplayFailed,
+    /// It was none that may be replayed.
+    ReplayRefused,
     /// A session was ended from the console.
     SessionKilled,
     /// Work began to wait for a primary.
@@ -261,6 +273,10 @@ pub(super) const COUNTERS: &[Naming] = &[
     (Counter::CommitFound, COMMITS_RESOLVED, Some(("result", "committed"))),
     (Counter::CommitNotFound, COMMITS_RESOLVED, Some(("result", "rolled_back"))),
     (Counter::CommitUnknown, COMMITS_RESOLVED, Some(("result", "unknown"))),
+    (Counter::ReplayDone, REPLAYED, Some(("result", "replayed"))),
+    (Counter::ReplayDiffered, REPLAYED, Some(("result", "differed"))),
+    (Counter::ReplayFailed, REPLAYED, Some(("result", "failed"))),
+    (Counter::ReplayRefused, REPLAYED, Some(("result", "refused"))),
     (Counter::SessionKilled, SESSIONS_KILLED, None),
     (Counter::HoldStarted, HOLDS_STARTED, None),
     (Counter::HoldClientGone, HOLDS_ENDED, Some(("result", "client_gone"))),

@@ -76,6 +76,11 @@ impl Session {
                 self.reapply_name().await
             }
             Err(NoBackend::End(end)) => Err(end),
+            Err(NoBackend::Refused(_) | NoBackend::RefusedByServer(..)) if self.is_replaying() => {
+                self.seen_version = NO_VERSION;
+                self.fail_replay(Counter::ReplayFailed);
+                Ok(())
+            }
             Err(NoBackend::Refused(error) | NoBackend::RefusedByServer(error, _)) => {
                 self.end_batch();
                 self.ctx.metrics.count_error(error.code.as_str());

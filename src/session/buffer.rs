@@ -305,18 +305,29 @@ impl Half {
         }
     }
 
+    /// What is here of a message of which a part has been let through or dropped.
+    pub fn rest_here(&self) -> &[u8] {
+        self.peek((self.passing + self.dropping).min(self.end - self.seen))
+    }
+
+    /// Drops so many bytes that have not been looked at.
+    pub fn drop_front(&mut self, count: usize) {
+        self.cut(count.min(self.end - self.seen));
+    }
+
     /// From now on so many bytes can be put back.
     pub fn reserve(&mut self, bytes: u16) {
         self.reserve = bytes;
     }
 
-    /// Puts messages back before what has not been looked at. Nothing may wait to be written, and as much must have been
-    /// reserved since these messages were here.
+    /// Puts messages back before what has not been looked at. Nothing may wait to be written. Where as much has been reserved
+    /// since these messages were here, it costs no memory.
     pub fn put_back(&mut self, bytes: &[u8]) {
         debug_assert!(!self.must_write(), "what waits would come behind what is put back");
         let old = self.buffer.take();
         let unseen = old.as_deref().and_then(|old| old.get(self.seen..self.end)).unwrap_or_default();
-        let mut buffer = self.pool.take();
+        let needed = bytes.len() + unseen.len();
+        let mut buffer = if needed > BUFFER_BYTES { vec![0; needed].into() } else { self.pool.take() };
         if let Some((front, rest)) = buffer.split_at_mut_checked(bytes.len())
             && let Some(rest) = rest.get_mut(..unseen.len())
         {

@@ -38,6 +38,7 @@ impl Session {
                 | Event::EpochOver
                 | Event::StandbySilent
                 | Event::SettingRefused
+                | Event::ReplayDiffers
                 | Event::Garbage => {
                     self.drop_backend(Verdict::Close);
                 }

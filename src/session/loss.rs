@@ -97,12 +97,16 @@ impl Session {
         self.forget_recovery();
         self.note_lost_writes();
         let on_standby = self.attached.as_ref().is_some_and(|attached| !attached.on_primary);
+        let may_have_ended = self.state.ends_transaction();
         self.release(self.end_of_backend());
         self.up.abandon();
         let inside = self.down.is_inside_message();
         self.down.end_after_seen();
         self.began = None;
-        let mut loss = self.lose();
+        // Told when it is known that the transaction is not run again.
+        let told = self.state.params.told_in_transaction();
+        let mut loss = self.state.lose();
+        let before = self.state.params.unreport();
         if let Loss::Answer(answer) = &mut loss
             && self.only_reads()
         {
@@ -126,11 +130,21 @@ impl Session {
             }
             self.lost = Some(Box::new(error));
         }
-        if self.ctx.settings.load().retry.reads && self.put_back(on_standby) {
+        if self.ctx.settings.load().retry.reads && !self.is_replaying() && self.put_back(on_standby) {
+            self.tell_parameters(&before);
             self.ctx.metrics.count(Counter::ReadRunAgain);
             return Ok(());
         }
         self.end_batch();
+        if let Some(loss) = self.replay_instead(loss, may_have_ended, told) {
+            self.tell_parameters(&before);
+            self.tell_loss(loss);
+        }
+        Ok(())
+    }
+
+    /// The client is told what the loss means.
+    pub(super) fn tell_loss(&mut self, loss: Loss) {
         match loss {
             Loss::Nothing => {}
             Loss::Block(error) => {
@@ -146,7 +160,6 @@ impl Session {
             Loss::Settled(answer) => self.replies.extend_from_slice(&answer),
             Loss::Doubt(doubt) => self.state.keep_doubt(doubt),
         }
-        Ok(())
     }
 
     /// How the lost backend ends. An old primary that lives on beside the new one would run a statement under way to its end

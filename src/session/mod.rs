@@ -22,6 +22,7 @@ pub mod params;
 pub mod pipeline;
 pub mod prepared;
 mod relay;
+mod replay;
 mod resolve;
 mod restore;
 mod run;

@@ -4,9 +4,12 @@
 //! In: effects of statements that succeeded, transaction borders, reported parameters. Out: what to replay. Must not know
 //! sockets or nodes.
 
+mod before;
 mod several;
 
 use std::borrow::Cow;
+
+use before::Before;
 
 use super::name::{self, Server};
 use crate::pool::{self, Applied, Setting};
@@ -69,11 +72,6 @@ pub struct Params {
     savepoints: Vec<(Vec<u8>, usize)>,
 }
 
-/// Values of reported parameters before a transaction that has changed them; `None` where that of the backend's login
-/// was in force.
-#[derive(Debug, Default)]
-struct Before(Vec<(Box<str>, Option<Box<str>>)>);
-
 impl Params {
     fn changed(&mut self) {
         self.wanted = None;
@@ -87,29 +85,6 @@ impl Params {
             self.changed();
         }
         new
-    }
-
-    /// The same inside a transaction, which may be lost without a word.
-    pub fn report_in_transaction(&mut self, name: &str, value: &str) {
-        let own = self.own.iter().find(|(key, _)| &**key == name).map(|(_, value)| value.clone());
-        if self.report(name, value) {
-            let Before(before) = &mut **self.before.get_or_insert_default();
-            if !before.iter().any(|(key, _)| &**key == name) {
-                before.push((name.into(), own));
-            }
-        }
-    }
-
-    /// The transaction is lost and with it what it has changed; what the client must be told again.
-    pub fn unreport(&mut self) -> Vec<(String, String)> {
-        let mut told = Vec::new();
-        for (name, own) in self.before.take().unwrap_or_default().0 {
-            self.own.retain(|(key, _)| *key != name);
-            self.own.extend(own.map(|value| (name.clone(), value)));
-            self.changed();
-            told.extend(self.reported(&name).map(|value| (name.to_string(), value.to_owned())));
-        }
-        told
     }
 
     fn note_report(&mut self, name: &str, value: &str) -> bool {

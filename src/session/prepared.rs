@@ -21,7 +21,7 @@ const UNNAMED_ROOM: usize = 1024;
 pub type SharedEffects = Rc<[Effect]>;
 
 /// A named statement.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Statement {
     /// The whole Parse message, empty when it was too large to keep.
     pub message: Box<[u8]>,

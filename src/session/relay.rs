@@ -3,6 +3,8 @@
 //! In: readiness of both sockets. Out: an [`Event`] whenever something happens that the relay does not handle. It never
 //! waits for anything but the two sockets and the mailbox. Per small round trip: two reads, two writes, no allocation.
 
+mod unattached;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,19 +13,15 @@ use tokio::time::Instant;
 
 use super::buffer::Next;
 use super::directory::Signals;
-use super::limbo::Step;
 use super::run::Session;
 use crate::route::Wants;
-use crate::wire::backend::{self, TxStatus};
-use crate::wire::encode;
+use crate::wire::backend;
 use crate::wire::error::{ErrorView, PgError};
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind};
 
 /// Reads of one direction before the other gets its turn.
 const ROUNDS: usize = 16;
-/// Replies of ours that may wait for a slow client before its next message is looked at, bytes.
-const REPLIES_MAX: usize = 64 * 1024;
 
 /// What the relay cannot handle by itself.
 #[derive(Debug)]
@@ -47,6 +45,8 @@ pub enum Event {
     BackendGone(Option<Vec<u8>>),
     /// The backend's node is no longer the primary it was when the session took it.
     EpochOver,
+    /// A transaction that is run again does not come out as it did.
+    ReplayDiffers,
     /// The standby with the read under way has been silent for too long.
     StandbySilent,
     /// The client has taken nothing for too long, and keeps a backend from others.
@@ -97,7 +97,7 @@ impl Session {
             return Poll::Ready(Event::Doubt);
         }
         self.end_lease();
-        if self.draining && self.state.is_quiet() {
+        if self.draining && self.state.is_quiet() && !self.is_replaying() {
             return Poll::Ready(Event::Drained);
         }
         let signals = ready!(self.entry.mailbox.poll(cx));
@@ -215,6 +215,9 @@ impl Session {
             if let Some(look) = self.settle_own() {
                 return look;
             }
+            if let Some(look) = self.put_in_replay() {
+                return look;
+            }
             let Sent { kind, len, whole } = match self.next_up() {
                 Ok(Some(sent)) => sent,
                 Ok(None) => return Look::Done,
@@ -298,42 +301,11 @@ impl Session {
             }
             return look;
         }
+        self.keep_for_replay(kind, len, whole);
         self.state.client_message(kind, self.up.peek(len), whole);
         self.up.pass();
         self.note_sent(kind, len);
         None
-    }
-
-    /// A message while there is no backend: answered here, or the reason to find one.
-    fn look_without_backend(&mut self, kind: Kind, len: usize) -> Option<Look> {
-        if self.replies.len() > REPLIES_MAX {
-            return Some(Look::WriteFirst);
-        }
-        if let Some(limbo) = self.limbo.as_mut() {
-            let message = self.up.peek(len);
-            let body = message.get(HEADER_LEN..).unwrap_or_default();
-            let before = self.replies.len();
-            if limbo.message(kind, message, body, &mut self.state.prepared, &mut self.replies) == Step::Leave
-            {
-                self.limbo = None;
-            }
-            self.client_flushed &= self.replies.len() == before;
-            self.up.drop_message();
-            return None;
-        }
-        match kind {
-            // Left over from a COPY that was lost, or asking for nothing: a server passes over them too.
-            Kind::CopyData | Kind::CopyDone | Kind::CopyFail => {}
-            // With a body they are malformed, as the server will say.
-            Kind::Flush if len == HEADER_LEN => {}
-            Kind::Sync if len == HEADER_LEN => {
-                encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte());
-            }
-            // With a backend the same message is looked at again.
-            _ => return self.seek_backend(kind),
-        }
-        self.up.drop_message();
-        if kind == Kind::Sync { Some(Look::WriteFirst) } else { None }
     }
 
     /// Server to client.
@@ -381,11 +353,14 @@ impl Session {
 
     fn look_down(&mut self) -> Look {
         loop {
+            if let Some(look) = self.hear_rest() {
+                return look;
+            }
             let next = self.down.look();
             if self.state.pipeline.is_fake_turn() && !self.down.is_inside_message() {
                 self.let_hear();
-                if !self.tell_fakes() {
-                    return Look::WriteFirst;
+                if let Some(look) = self.tell_fakes() {
+                    return look;
                 }
                 continue;
             }
@@ -400,10 +375,12 @@ impl Session {
                     _ => return Look::Done,
                 },
                 // Rows are most of what servers send, and nothing in them concerns us.
-                Ok(Next::Whole(b'D' | b'd', _) | Next::Part(b'D' | b'd', _))
+                Ok(Next::Whole(b'D' | b'd', len) | Next::Part(b'D' | b'd', len))
                     if !self.state.pipeline.is_own_turn() =>
                 {
-                    self.down.pass();
+                    if let Some(look) = self.deliver(len) {
+                        return look;
+                    }
                     continue;
                 }
                 Ok(Next::Whole(tag, len)) => (tag, len, true),
@@ -428,13 +405,13 @@ impl Session {
         let body = message.get(HEADER_LEN..).unwrap_or_default();
         let fatal = tag == b'E' && ErrorView::new(body).ends_connection();
         let ours = self.state.hides(tag, body) || (whole && fatal && self.may_outlive(body));
-        if ours && self.down.must_write() {
+        if (ours || self.is_verifying()) && self.down.must_write() {
             return Some(Look::WriteFirst);
         }
         if ours && fatal {
             return Some(Look::Stop(Event::BackendGone(Some(message.to_vec()))));
         }
-        self.dismissed |= fatal;
+        self.dismissed |= fatal && !self.is_verifying();
         if tag == b'E' && whole {
             self.note_told(body);
         }
@@ -452,15 +429,19 @@ impl Session {
             // Its reset is checked against what it reported last.
             attached.backend.note_parameter(name, value);
         }
-        if let Some(message) = instead {
-            let put = self.down.insert(&message);
-            debug_assert!(put, "an insertion was possible just now");
+        let look = if let Some(message) = instead {
+            let look = self.deliver_instead(&message);
             self.down.drop_message();
+            look
         } else if ours {
             self.down.drop_message();
             self.role_reported();
+            None
         } else {
-            self.down.pass();
+            self.deliver(len)
+        };
+        if look.is_some() {
+            return look;
         }
         if self.state.is_refused() {
             return Some(Look::Stop(Event::SettingRefused));

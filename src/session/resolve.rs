@@ -16,7 +16,7 @@ use super::attach::{NO_VERSION, NoBackend};
 use super::relay::Look;
 use super::restore::{self, RestoreError};
 use super::run::{End, Flow, Session};
-use super::state::{fate_unknown, rolled_back};
+use super::state::{Loss, fate_unknown, rolled_back};
 use crate::metrics::Counter;
 use crate::pool::{Backend, Verdict};
 use crate::route::{Target, Wants};
@@ -119,7 +119,11 @@ impl Session {
             }
             Fate::RolledBack(why) => {
                 self.ctx.metrics.count(Counter::CommitNotFound);
-                rolled_back().with_detail(why)
+                let loss = Loss::answer(rolled_back().with_detail(why), 1, false);
+                if let Some(loss) = self.replay(loss, Vec::new()) {
+                    self.tell_loss(loss);
+                }
+                return Ok(());
             }
             Fate::Unknown(why) => {
                 self.ctx.metrics.count(Counter::CommitUnknown);

@@ -17,6 +17,7 @@ use super::context::Context;
 use super::directory::{Entry, Leased, Signal, Signals};
 use super::limbo::Limbo;
 use super::relay::Event;
+use super::replay::Record;
 use super::share::{Home, Slow};
 use super::sharing::Sharing;
 use super::split::Splitter;
@@ -136,7 +137,7 @@ pub struct Session {
     /// State that went with a lost backend, told at the next request.
     pub(super) lost: Option<Box<PgError>>,
     /// A standby with a read of this session under way is silent: until when the read waits.
-    pub(super) patience: Option<Instant>,
+    pub(super) patience: Option<Box<Instant>>,
 }
 
 /// How a session ends.
@@ -163,6 +164,8 @@ impl Session {
             state.sharing = Some(Box::new(Sharing::new(entry.id, settings.pool.pin_sequences)));
         }
         state.tracker = settings.retry.resolve_commit.then(Box::default);
+        state.record =
+            settings.retry.transactions.then(|| Box::new(Record::new(settings.retry.transaction_size)));
         let split = Splitter::new(&settings, &login);
         if state.sharing.is_none() && split.as_ref().is_some_and(|split| split.is_auto()) {
             state.unseen = Some(Box::default());
@@ -207,7 +210,10 @@ impl Session {
         let end = loop {
             let event = match self.patience {
                 None => poll_fn(|cx| self.poll_event(cx)).await,
-                Some(until) => Box::pin(self.event_until(until)).await,
+                Some(ref until) => {
+                    let until = **until;
+                    Box::pin(self.event_until(until)).await
+                }
             };
             // Everything but relaying is rare: boxed, so that an idle session stays small.
             if let Err(end) = Box::pin(self.handle(event)).await {
@@ -233,6 +239,8 @@ impl Session {
         match event {
             Event::Request => self.request().await,
             Event::Terminate => self.terminate().await,
+            // Nobody waits for what would be run again.
+            Event::ClientGone { .. } if self.is_replaying() => Err(End::Left),
             Event::ClientGone { reset } => self.client_gone(reset).await,
             Event::ClientDeaf => self.client_deaf(),
             Event::Violation(error) => {
@@ -242,6 +250,10 @@ impl Session {
             Event::Garbage => self.garbage(),
             Event::BackendGone(last_words) => self.backend_gone(last_words).await,
             Event::EpochOver => self.epoch_over(),
+            Event::ReplayDiffers => {
+                self.fail_replay(Counter::ReplayDiffered);
+                Ok(())
+            }
             Event::StandbySilent => self.standby_silent(),
             Event::ClientSlow => {
                 let user = &self.login.user;
@@ -277,11 +289,11 @@ impl Session {
         self.draining |= signals.contains(Signal::Drain);
         if signals.contains(Signal::Topology) {
             // Else a change needs nothing here: the next poll compares the epoch, the next request the version.
-            self.patience = match self.patience {
+            self.patience = match &self.patience {
                 _ if !self.waits_for_silent_standby() => None,
-                None if self.can_run_again() => Some(Instant::now()),
-                None => Some(Instant::now() + super::loss::SILENT_STANDBY),
-                running => running,
+                None if self.can_run_again() => Some(Box::new(Instant::now())),
+                None => Some(Box::new(Instant::now() + super::loss::SILENT_STANDBY)),
+                _ => self.patience.take(),
             };
         }
         Ok(())
@@ -331,10 +343,16 @@ impl Session {
     /// The backend is lost at this instant. Parameters that its transaction has changed are what they were.
     pub(super) fn lose(&mut self) -> Loss {
         let loss = self.state.lose();
-        for (name, value) in self.state.params.unreport() {
-            encode::parameter_status(&mut self.replies, &name, value.as_bytes());
-        }
+        let before = self.state.params.unreport();
+        self.tell_parameters(&before);
         loss
+    }
+
+    /// The client is told what these parameters are.
+    pub(super) fn tell_parameters(&mut self, values: &[(String, String)]) {
+        for (name, value) in values {
+            encode::parameter_status(&mut self.replies, name, value.as_bytes());
+        }
     }
 
     /// Tells the directory and the metrics what SHOW CLIENTS shows of the session.

@@ -195,7 +195,7 @@ impl Session {
         if self.state.must_wait(kind, message.get(HEADER_LEN..).unwrap_or_default()) {
             return Some(Look::Wait);
         }
-        if self.may_not_pin(kind, message) {
+        if !self.is_replaying() && self.may_not_pin(kind, message) {
             let error = PgError::error(
                 SqlState::TOO_MANY_CONNECTIONS,
                 "too many sessions keep a server connection for themselves",
@@ -214,6 +214,7 @@ impl Session {
             debug_assert!(put, "an insertion was possible just now");
             return Some(Look::Wait);
         }
+        self.keep_for_replay(kind, len, whole);
         let plan = self.state.translate(kind, self.up.peek(len), whole);
         let bytes = self.state.translated();
         let put = match plan {
@@ -227,7 +228,7 @@ impl Session {
             Plan::Instead => self.up.drop_message(),
         }
         while let Some(tag) = self.state.pipeline.take_fake() {
-            encode::message(&mut self.replies, tag, |_| {});
+            self.reply_fake(tag);
         }
         None
     }
@@ -251,19 +252,19 @@ impl Session {
         None
     }
 
-    /// Gives the client the answers whose turn it is and that no server sends. False when something must be written
-    /// first.
-    pub(super) fn tell_fakes(&mut self) -> bool {
+    /// Gives the client the answers whose turn it is and that no server sends.
+    pub(super) fn tell_fakes(&mut self) -> Option<Look> {
         while self.state.pipeline.is_fake_turn() {
             if !self.down.insert(&[]) {
-                return false;
+                return Some(Look::WriteFirst);
             }
-            if let Some(tag) = self.state.pipeline.take_fake() {
-                let put = self.down.insert(&[tag, 0, 0, 0, 4]);
-                debug_assert!(put, "an insertion was possible just now");
+            if let Some(tag) = self.state.pipeline.take_fake()
+                && let Some(look) = self.deliver_instead(&[tag, 0, 0, 0, 4])
+            {
+                return Some(look);
             }
         }
-        true
+        None
     }
 
     /// Notes whether the session keeps its backend between transactions.

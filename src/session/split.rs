@@ -427,6 +427,10 @@ impl Session {
 
     /// A copy of the batch, so that it can be run again.
     fn keep(&mut self, split: &mut Splitter, length: usize) {
+        if self.is_replaying() {
+            // What has been heard of it must be said again.
+            return;
+        }
         if split.kept.keep(self.up.peek(length)) {
             self.up.reserve(length as u16);
         }

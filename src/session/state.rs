@@ -15,11 +15,13 @@ use std::rc::Rc;
 use super::params::{HOT_STANDBY, Params};
 use super::pipeline::{Answered, Own, Parsing, Pipeline, Request};
 use super::prepared::{Prepared, SharedEffects, Statement, Undo};
+use super::replay::Record;
 use super::resolve::Tracker;
 use super::sharing::Sharing;
 use crate::sql::{Effect, effect, glance};
 use crate::wire::backend::{self, TxStatus};
 use crate::wire::encode;
+use crate::wire::error::ErrorView;
 use crate::wire::frame::HEADER_LEN;
 use crate::wire::frontend::{self, Kind, Named};
 
@@ -59,6 +61,8 @@ pub struct State {
     pub unseen: Option<Box<Unseen>>,
     /// What the fate of a COMMIT can be found out by, with `retry.resolve_commit`.
     pub tracker: Option<Box<Tracker>>,
+    /// What is kept of the open transaction, with `retry.transactions`.
+    pub record: Option<Box<Record>>,
 }
 
 impl State {
@@ -75,6 +79,7 @@ impl State {
             sharing: None,
             unseen: None,
             tracker: None,
+            record: None,
             has_defined: false,
             has_worked: false,
         }
@@ -91,6 +96,10 @@ impl State {
     pub fn hides(&self, tag: u8, body: &[u8]) -> bool {
         if let Some(hidden) = self.tracked_hides(tag) {
             return hidden;
+        }
+        if tag == b'N' && ErrorView::new(body).field(b'R') == Some("quickdie") {
+            // A server that is stopped at once says that it ends the connection: the client's goes on.
+            return true;
         }
         if tag == b'S'
             && body.strip_prefix(HOT_STANDBY.as_bytes()).is_some_and(|rest| rest.starts_with(b"\0"))
@@ -146,19 +155,16 @@ impl State {
         self.tx == TxStatus::Idle && self.pipeline.is_idle()
     }
 
+    /// True when the client's next message begins a transaction: nothing but messages of ours is under way.
+    pub fn begins(&self) -> bool {
+        self.tx == TxStatus::Idle
+            && !self.pipeline.is_open()
+            && self.pipeline.requests().all(Request::is_ours)
+    }
+
     /// True when a function may have left something that nobody has seen.
     pub fn has_unseen_state(&self) -> bool {
         self.unseen.as_ref().is_some_and(|unseen| unseen.is_there())
-    }
-
-    /// True when what is under way may end the transaction.
-    pub fn ends_transaction(&self) -> bool {
-        let ends = |effect: &Effect| matches!(effect, Effect::Commit | Effect::Rollback);
-        self.pipeline.requests().any(|request| match request {
-            Request::Query { effects: Some(effects), .. }
-            | Request::Execute { effects: Some(effects), .. } => effects.iter().any(ends),
-            _ => false,
-        })
     }
 
     /// The client sends this message: `message` with its header, only its beginning when `whole` is false.

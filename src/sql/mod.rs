@@ -15,6 +15,7 @@ pub mod lexer;
 pub mod names;
 mod pins;
 mod reason;
+pub mod repeat;
 pub mod work;
 
 pub use effect::Effect;

@@ -32,7 +32,7 @@ const STATEMENTS: [&str; 8] = ["select", "insert", "update", "delete", "merge", 
 /// Words that run what they name, or notify.
 const LOUD: [&str; 4] = ["notify", "execute", "call", "unlisten"];
 /// Words that stand before a bracket without being functions.
-const NO_FUNCTIONS: [&str; 41] = [
+pub(super) const NO_FUNCTIONS: [&str; 41] = [
     "all",
     "and",
     "any",

@@ -53,6 +53,8 @@ pub struct Tally {
     pub timed_out: u64,
     /// Reads run again elsewhere without the client's noticing.
     pub retried: u64,
+    /// Open transactions replayed without the client's noticing.
+    pub replayed: u64,
     /// Errors of ours that mean lost work, by SQLSTATE.
     pub failed: Vec<(&'static str, u64)>,
 }
@@ -70,6 +72,7 @@ impl Tally {
             held: self.held.saturating_sub(before.held),
             timed_out: self.timed_out.saturating_sub(before.timed_out),
             retried: self.retried.saturating_sub(before.retried),
+            replayed: self.replayed.saturating_sub(before.replayed),
             failed: failed.filter(|(_, count)| *count > 0).collect(),
         }
     }
@@ -124,7 +127,8 @@ impl fmt::Display for Outage {
             Some(answered) => write!(f, "first answer after {} ms", answered.as_millis())?,
             None => f.write_str("no statement since")?,
         }
-        write!(f, "; held {}, retried {}, failed {}", work.held, work.retried, work.failures())?;
+        let Tally { held, retried, replayed, .. } = work;
+        write!(f, "; held {held}, retried {retried}, replayed {replayed}, failed {}", work.failures())?;
         for (index, (code, count)) in work.failed.iter().enumerate() {
             write!(f, "{}{count} {code}", if index == 0 { " (" } else { ", " })?;
         }

@@ -224,6 +224,18 @@ impl<'a> ErrorView<'a> {
         None
     }
 
+    /// All fields: type and text.
+    pub fn fields(&self) -> impl Iterator<Item = (u8, &'a [u8])> + use<'a> {
+        let mut rest = self.body;
+        std::iter::from_fn(move || {
+            let (&field, tail) = rest.split_first().filter(|(field, _)| **field != 0)?;
+            let end = memchr::memchr(0, tail).unwrap_or(tail.len());
+            let (text, after) = tail.split_at_checked(end)?;
+            rest = after.get(1..).unwrap_or_default();
+            Some((field, text))
+        })
+    }
+
     /// The SQLSTATE; XX000 when the server sent none.
     pub fn code(&self) -> SqlState {
         self.field(b'C').and_then(SqlState::parse).unwrap_or(SqlState::INTERNAL_ERROR)

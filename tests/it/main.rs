@@ -34,6 +34,7 @@ mod passwords;
 mod pooled;
 mod protocol;
 mod readers;
+mod replay;
 mod resolve;
 mod routing;
 mod sessions;

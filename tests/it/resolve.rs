@@ -2,24 +2,31 @@
 
 use pgsteer::demo::node::{Promote, Stop};
 
+use crate::harness::proxy::ProxySpec;
 use crate::harness::raw::{self, Frame, Raw, bind, describe, execute, parse, query, sync};
 use crate::harness::scene::{Scene, linked_scene};
 use crate::harness::{LIMIT, eventually};
 
 /// How a primary is lost while COMMITs are under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
+pub enum Loss {
+    /// SIGKILL, all of it.
     Kill,
+    /// Its sessions are ended in order.
     StopFast,
+    /// Its sessions are ended at once.
     StopImmediate,
+    /// SIGSTOP: it is there and does nothing.
     Freeze,
+    /// The network swallows everything.
     Cut,
     /// It is not lost at all: a standby is promoted beside it.
     Live,
 }
 
 impl Loss {
-    fn strike(self, scene: &Scene) {
+    /// Loses the primary.
+    pub fn strike(self, scene: &Scene) {
         let primary = scene.cluster.n(0);
         match self {
             Self::Kill => drop(primary.kill().unwrap()),
@@ -37,8 +44,14 @@ const WAYS: usize = 4;
 
 /// A cluster of two whose sessions find out what became of a COMMIT.
 async fn resolving() -> Scene {
+    resolving_with(|_| {}).await
+}
+
+/// The same with other settings, too.
+pub async fn resolving_with(adapt: impl FnOnce(&mut ProxySpec)) -> Scene {
     let scene = linked_scene(1, |spec| {
         spec.raw("retry.resolve_commit", "true");
+        adapt(spec);
     })
     .await;
     scene.raw().await.query("CREATE TABLE t (a int)").await;
@@ -55,7 +68,7 @@ async fn resolving() -> Scene {
 }
 
 /// One session for each way to commit, with its COMMIT under way. `first` tells their rows.
-async fn commits(scene: &Scene, first: usize) -> Vec<Raw> {
+pub async fn commits(scene: &Scene, first: usize) -> Vec<Raw> {
     let mut sessions = Vec::new();
     for way in 0..WAYS {
         let mut raw = scene.raw().await;
@@ -85,12 +98,13 @@ async fn commits(scene: &Scene, first: usize) -> Vec<Raw> {
 }
 
 /// What a session hears until it is ready, without what only accompanies it.
-async fn hears(raw: &mut Raw) -> Vec<Frame> {
+pub async fn hears(raw: &mut Raw) -> Vec<Frame> {
     let frames = raw.until(b'Z').await;
     frames.into_iter().filter(|frame| matches!(frame.tag, b'C' | b'E' | b'Z')).collect()
 }
 
-async fn all_committed(sessions: &mut [Raw], what: &str) {
+/// All of them were told that they have committed.
+pub async fn all_committed(sessions: &mut [Raw], what: &str) {
     for (way, raw) in sessions.iter_mut().enumerate() {
         let frames = hears(raw).await;
         let tag = if way < 2 { "C COMMIT\\x00" } else { "C INSERT 0 1\\x00" };
@@ -109,7 +123,7 @@ async fn all_rolled_back(sessions: &mut [Raw], what: &str) {
 }
 
 /// No walreceiver any more: what is committed from now on stays on the primary.
-async fn stop_following(scene: &Scene) {
+pub async fn stop_following(scene: &Scene) {
     let standby = scene.cluster.n(1);
     standby.repoint("").await.unwrap();
     standby.wait_for("SELECT count(*) FROM pg_stat_wal_receiver", "0", LIMIT).await.unwrap();
@@ -309,7 +323,7 @@ async fn a_statement_is_committed_for_a_client_that_leaves() {
 }
 
 /// What a client does that commits, or does not, and everything it hears.
-async fn conversation(raw: &mut Raw) -> Vec<String> {
+pub async fn conversation(raw: &mut Raw) -> Vec<String> {
     let mut heard = Vec::new();
     for sql in [
         "CREATE TABLE p (a int PRIMARY KEY); CREATE TABLE c (a int REFERENCES p DEFERRABLE INITIALLY DEFERRED)",

@@ -23,7 +23,7 @@ fn headings_stay() {
     ROUTES: route reason sqlstate batches percent meaning
     STATS: metric labels value
     EVENTS: at kind node event
-    OUTAGES: noticed_at end old_primary new_primary writable_after_ms answered_after_ms held timed_out retried failed epoch timeline fork_lsn evidence
+    OUTAGES: noticed_at end old_primary new_primary writable_after_ms answered_after_ms held timed_out retried replayed failed epoch timeline fork_lsn evidence
     CONFIG: option value default applies meaning
     VERSION: version
     HELP: command meaning

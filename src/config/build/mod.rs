@@ -28,6 +28,8 @@ const MAX_WORKERS: usize = 1024;
 /// Sockets that one process can have.
 const MAX_CONNECTIONS: usize = 1_000_000;
 /// PostgreSQL takes packets of up to 10 000 bytes before login; a packet holds at least length and version.
+/// Bytes of a transaction that is kept: one statement at least, and not so many that thousands of sessions exhaust the host.
+const TRANSACTION_SIZE: RangeInclusive<u64> = 1024..=64 << 20;
 const STARTUP_PACKET: RangeInclusive<u64> = 64..=65_536;
 
 pub(super) fn settings(root: &Section<'_>, source: Option<PathBuf>) -> Settings {
@@ -145,7 +147,13 @@ fn retry(retry: &Section<'_>) -> Retry {
     let reads = retry.flag("reads", d.reads);
     Retry {
         reads,
-        transactions: later("transactions", d.transactions),
+        transactions: retry.flag("transactions", d.transactions),
+        transaction_size: usize::try_from(retry.size(
+            "transaction_size",
+            d.transaction_size as u64,
+            TRANSACTION_SIZE,
+        ))
+        .unwrap_or(d.transaction_size),
         resolve_commit: retry.flag("resolve_commit", d.resolve_commit),
         listen: later("listen", d.listen),
     }

@@ -229,9 +229,7 @@ impl State {
         may_wrap: bool,
     ) -> Before {
         let standard = self.params.standard_strings();
-        let quiet = self.tx == TxStatus::Idle
-            && !self.pipeline.is_open()
-            && self.pipeline.requests().all(Request::is_ours);
+        let quiet = self.begins();
         let Some(tracker) = self.tracker.as_deref_mut() else { return Before::Pass };
         if tracker.step != Step::Idle {
             return Before::Pass;

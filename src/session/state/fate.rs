@@ -49,6 +49,16 @@ pub struct Answer {
 }
 
 impl State {
+    /// True when what is under way may end the transaction.
+    pub fn ends_transaction(&self) -> bool {
+        let ends = |effect: &Effect| matches!(effect, Effect::Commit | Effect::Rollback);
+        self.pipeline.requests().any(|request| match request {
+            Request::Query { effects: Some(effects), .. }
+            | Request::Execute { effects: Some(effects), .. } => effects.iter().any(ends),
+            _ => false,
+        })
+    }
+
     pub(super) fn judge(&self) -> Loss {
         let in_block = self.tx != TxStatus::Idle;
         let mut requests = self.pipeline.requests();
@@ -79,11 +89,7 @@ impl State {
     /// True when the outstanding requests may have committed something.
     fn may_have_committed(&self) -> bool {
         if self.tx != TxStatus::Idle {
-            return self.pipeline.requests().any(|request| match request {
-                Request::Query { effects: Some(effects), .. }
-                | Request::Execute { effects: Some(effects), .. } => effects.contains(&Effect::Commit),
-                _ => false,
-            });
+            return self.may_have_left_block();
         }
         if self.pipeline.is_copying_in() {
             // COPY FROM STDIN commits nothing before its CopyDone.
@@ -104,6 +110,30 @@ impl State {
             Request::Sync => std::mem::take(&mut works) || !std::mem::take(&mut begins),
             _ => false,
         })
+    }
+
+    /// The same inside a transaction block: by its COMMIT, or behind its ROLLBACK.
+    fn may_have_left_block(&self) -> bool {
+        let (mut rolled_back, mut executed) = (false, false);
+        for request in self.pipeline.requests() {
+            let (Request::Query { effects, .. } | Request::Execute { effects, .. }) = request else {
+                if executed && matches!(request, Request::Sync | Request::FunctionCall) {
+                    return true;
+                }
+                continue;
+            };
+            let effects = effects.as_deref().unwrap_or(&[Effect::None]);
+            if effects.contains(&Effect::Commit) {
+                return true;
+            }
+            let acts = rolled_back && !effects.iter().all(is_harmless);
+            if acts && matches!(request, Request::Query { .. }) {
+                return true;
+            }
+            executed |= acts;
+            rolled_back |= effects.contains(&Effect::Rollback);
+        }
+        false
     }
 
     /// The error for the next statement when the backend took something with it that cannot be made again, if any. A

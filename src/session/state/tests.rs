@@ -51,6 +51,17 @@ fn an_idle_session_loses_nothing() {
 }
 
 #[test]
+fn what_was_sent_behind_a_rollback_may_have_committed() {
+    for (next, what) in [("insert into t values (1)", "08007"), ("begin", "40001")] {
+        let mut state = State::new(1000);
+        run(&mut state, "begin", "BEGIN", "T");
+        query(&mut state, "rollback");
+        query(&mut state, next);
+        assert_eq!(code(state.lose()).0, what, "{next}");
+    }
+}
+
+#[test]
 fn an_open_block_was_rolled_back() {
     let mut state = State::new(1000);
     run(&mut state, "begin", "BEGIN", "T");
