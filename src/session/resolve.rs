@@ -221,8 +221,7 @@ async fn question(
 
 /// The topology may not have seen yet what the server says of itself.
 fn unknown(why: &'static str, here: &Here, origin: Option<&Origin>) -> Attempt {
-    let seen =
-        origin.is_some_and(|origin| origin.start_time == here.start_time && origin.timeline == here.timeline);
+    let seen = origin.is_some_and(|origin| origin.is_of(here));
     if seen { Attempt::Found(Fate::Unknown(why.to_owned())) } else { Attempt::Wait(why) }
 }
 
@@ -235,5 +234,36 @@ fn read(status: Option<&[u8]>, xid: u64, next_xid: u64) -> Attempt {
         Some(b"in progress") => Attempt::Wait("The transaction is still in progress on the server."),
         None if xid >= next_xid => rolled_back("The server has yet to give the transaction's number."),
         _ => Attempt::Found(Fate::Unknown("The server does not remember the transaction.".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{Lsn, Timeline};
+
+    /// A session may ask a server that has just recovered before a prober has.
+    #[test]
+    fn nothing_is_unknown_before_the_topology_has_looked() {
+        let (timeline, start_time) = (Timeline(1), 10);
+        let here = Here { timeline, start_time, replayed: Some(Lsn(9000)) };
+        let seen = Origin {
+            timeline,
+            parent: Some(timeline),
+            start_time,
+            previous_start: Some(10),
+            fork: here.replayed,
+            next_xid: None,
+        };
+        assert!(matches!(unknown("", &here, Some(&seen)), Attempt::Found(Fate::Unknown(_))));
+        let before = [
+            None,
+            Some(Origin { start_time: 9, ..seen }),
+            Some(Origin { fork: None, ..seen }),
+            Some(Origin { fork: Some(Lsn(5000)), ..seen }),
+        ];
+        for origin in before {
+            assert!(matches!(unknown("", &here, origin.as_ref()), Attempt::Wait(_)), "{origin:?}");
+        }
     }
 }

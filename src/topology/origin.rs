@@ -22,6 +22,16 @@ pub struct Origin {
     pub next_xid: Option<u64>,
 }
 
+impl Origin {
+    /// Is this how the life began in which the server says `here`? A recovery from a crash begins another one under the same
+    /// postmaster.
+    pub fn is_of(&self, here: &Here) -> bool {
+        self.timeline == here.timeline
+            && self.start_time == here.start_time
+            && is_same(self.fork, here.replayed)
+    }
+}
+
 /// What a server said of a transaction before its COMMIT was sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Facts {
@@ -74,11 +84,7 @@ pub fn line(facts: &Facts, here: &Here, origin: Option<&Origin>) -> Line {
     if same_timeline && here.start_time == facts.start_time && here.replayed == facts.replayed {
         return Line::Ours;
     }
-    let Some(origin) = origin.filter(|origin| {
-        origin.timeline == here.timeline
-            && origin.start_time == here.start_time
-            && is_same(origin.fork, here.replayed)
-    }) else {
+    let Some(origin) = origin.filter(|origin| origin.is_of(here)) else {
         return Line::Unknown("How the present primary became one was not seen.");
     };
     let next = u64::from(here.timeline.0) == u64::from(facts.timeline.0) + 1;
