@@ -61,7 +61,8 @@ pub async fn episode(plan: &Plan, figures: &mut Figures) {
         books.complain(why);
     }
     let table = table(&stage, &books).await;
-    let terms = Terms { auto: plan.split == "auto", resolve: plan.resolve, stale: STALE, hold: HOLD };
+    let (auto, resolve, replay) = (plan.split == "auto", plan.resolve, plan.replay);
+    let terms = Terms { auto, resolve, replay, stale: STALE, hold: HOLD };
     let history = books.open().clone();
     let violations = judge(&history, &table, &terms);
     let mut metrics = Vec::new();
@@ -103,7 +104,7 @@ async fn start_clients(plan: &Plan, stage: &Stage, over: &Over) -> JoinSet<()> {
         for number in 0..WRITERS {
             let client = index * WRITERS + number;
             let line = Line::login(&address, format!("writer {client}"), index, &stage.books).await;
-            let writer = Writer { line, client, random: random(client), next: 1 };
+            let writer = Writer { line, client, random: random(client), replay: plan.replay, next: 1 };
             clients.spawn(writer.run(over.clone()));
         }
         let line = Line::login(&address, name("beat"), index, &stage.books).await;

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::history::{Fate, History};
 
 /// Metrics of the proxies that are added up, with what they say.
-const METRICS: [(&str, &str); 5] = [
+const METRICS: [(&str, &str); 6] = [
     ("pgsteer_holds_started_total", "statements and logins held"),
     ("pgsteer_holds_ended_total{result=\"timeout\"}", "of them, in vain"),
     ("pgsteer_commits_resolved_total", "commits looked up"),
+    ("pgsteer_transactions_replayed_total", "transactions run again"),
     ("pgsteer_reads_rerun_total", "reads run again"),
     ("pgsteer_sessions_moved_total", "sessions that went on at another node"),
 ];

@@ -50,6 +50,8 @@ pub enum Phase {
     Commit,
     /// A statement that commits by itself, alone.
     Single,
+    /// The same, with a result that is another on every server.
+    Beat,
     /// Several that commit together, COPY, NOTIFY: what is never wrapped.
     Many,
     /// Whatever comes next for a session that had state on its server only.

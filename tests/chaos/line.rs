@@ -63,13 +63,15 @@ pub struct Line {
     pub books: Books,
     /// When it was answered last.
     pub alive: Instant,
+    /// The FATAL error that came last, which may come a moment before the end.
+    last_words: String,
 }
 
 impl Line {
     /// Logs in as `app`.
     pub async fn login(address: &str, who: String, proxy: usize, books: &Books) -> Self {
         let raw = Raw::login(address, "app", "app-secret", "app").await;
-        Self { raw, who, proxy, books: books.clone(), alive: Instant::now() }
+        Self { raw, who, proxy, books: books.clone(), alive: Instant::now(), last_words: String::new() }
     }
 
     /// One Query.
@@ -101,7 +103,21 @@ impl Line {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-        if self.raw.try_send(bytes).await { Ok(()) } else { Err(Gone("nothing can be sent".to_owned())) }
+        if self.raw.try_send(bytes).await {
+            return Ok(());
+        }
+        Err(self.closed(&Reply::default()))
+    }
+
+    fn take(&mut self, reply: &mut Reply, frame: &Frame) {
+        reply.take(frame);
+        if frame.tag == b'E' && frame.field(b'S').as_deref() == Some("FATAL") {
+            self.last_words = frame.to_string();
+        }
+    }
+
+    fn closed(&self, reply: &Reply) -> Gone {
+        Gone(format!("closed by the proxy with {:?}; heard {reply:?}", self.last_words))
     }
 
     pub async fn hear(&mut self) -> Result<Reply, Gone> {
@@ -110,13 +126,13 @@ impl Line {
         loop {
             match self.raw.heard(PATIENCE.saturating_sub(began.elapsed())).await {
                 Some(Some(frame)) => {
-                    reply.take(&frame);
+                    self.take(&mut reply, &frame);
                     if matches!(frame.tag, b'Z' | b'G') {
                         self.alive = Instant::now();
                         return Ok(reply);
                     }
                 }
-                Some(None) => return Err(Gone(format!("closed by the proxy; heard {reply:?}"))),
+                Some(None) => return Err(self.closed(&reply)),
                 None => return Err(Gone(format!("silent for {PATIENCE:?}; heard {reply:?}"))),
             }
         }
@@ -128,8 +144,8 @@ impl Line {
         let mut reply = Reply::default();
         while let Some(heard) = self.raw.heard(time.saturating_sub(began.elapsed())).await {
             match heard {
-                Some(frame) => reply.take(&frame),
-                None => return Err(Gone(format!("closed by the proxy; heard {reply:?}"))),
+                Some(frame) => self.take(&mut reply, &frame),
+                None => return Err(self.closed(&reply)),
             }
         }
         Ok(())

@@ -18,6 +18,8 @@ pub struct Terms {
     pub auto: bool,
     /// `retry.resolve_commit`
     pub resolve: bool,
+    /// `retry.transactions`
+    pub replay: bool,
     /// What nobody may be behind: `cluster.max_lag` and ample time to notice.
     pub stale: Duration,
     /// `cluster.hold_timeout`
@@ -214,19 +216,15 @@ fn excuse(failure: &Failure, history: &History, terms: &Terms) -> Option<Violati
         (Phase::Read | Phase::HintedRead | Phase::ReadOnlyBlock, "40001") => any,
         // A read that was not proven to be one, on the primary.
         (Phase::Read, "08007") => primary && !terms.auto,
-        // Without having asked which transaction it was, nobody can say that a lost one was rolled back.
-        (Phase::Single, "40001") => primary && terms.resolve,
-        (Phase::Begin | Phase::Block | Phase::Commit | Phase::Many | Phase::State, "40001")
-        | (
-            Phase::HintedRead
-            | Phase::ReadOnlyBlock
-            | Phase::Single
-            | Phase::Commit
-            | Phase::Many
-            | Phase::State,
-            "08007",
-        )
-        | (Phase::State, "57P01" | "42P01") => primary || (failure.phase == Phase::State && moves),
+        // Without having asked which transaction it was, nobody can say that a lost one was rolled back; and who has asked
+        // is told, or need not be told because it is run again.
+        (Phase::Single, "40001") => primary && terms.resolve && !terms.replay,
+        (Phase::Beat, "40001") => primary && terms.resolve,
+        (Phase::Single | Phase::Beat | Phase::Commit, "08007") => primary && !terms.resolve,
+        (Phase::Begin | Phase::Block, "40001") => primary && !terms.replay,
+        (Phase::Commit, "40001") => primary && !(terms.replay && terms.resolve),
+        (Phase::Many, "40001") | (Phase::HintedRead | Phase::ReadOnlyBlock | Phase::Many, "08007") => primary,
+        (Phase::State, "40001" | "08007" | "57P01" | "42P01") => primary || moves,
         _ => false,
     };
     (!allowed).then(|| {

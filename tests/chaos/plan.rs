@@ -161,6 +161,8 @@ pub struct Plan {
     pub split: &'static str,
     /// `retry.resolve_commit`
     pub resolve: bool,
+    /// `retry.transactions`
+    pub replay: bool,
     pub steps: Vec<Step>,
 }
 
@@ -179,16 +181,17 @@ impl Plan {
             mode: if seed & 1 == 0 { "session" } else { "transaction" },
             split: if seed & 2 == 0 { "declared" } else { "auto" },
             resolve: seed & 4 != 0,
+            replay: seed & 8 != 0,
             steps: deck,
         }
     }
 
     /// In one line, for people.
     pub fn words(&self) -> String {
-        let Self { seed, proxies, mode, split, resolve, steps } = self;
+        let Self { seed, proxies, mode, split, resolve, replay, steps } = self;
         format!(
             "seed {seed}: {proxies} proxies, pool.mode {mode}, route.split {split}, retry.resolve_commit {resolve}, \
-             {} steps",
+             retry.transactions {replay}, {} steps",
             steps.len()
         )
     }

@@ -64,8 +64,15 @@ impl Stage {
             let mut spec = ProxySpec::behind(&own, &cluster);
             spec.set("pool.mode", plan.mode).set("route.split", plan.split);
             spec.raw("retry.resolve_commit", &plan.resolve.to_string());
-            spec.set("cluster.switchover.user", "postgres");
-            spec.set("cluster.switchover.password", "postgres-secret");
+            spec.raw("retry.transactions", &plan.replay.to_string());
+            if plan.proxies == 1 {
+                spec.set("cluster.switchover.user", "postgres");
+                spec.set("cluster.switchover.password", "postgres-secret");
+            } else {
+                // The others are to see a primary that is gone, and not one that turns their clients away.
+                let script = shutdown_script(&cluster);
+                spec.raw("cluster.fence_command", &format!("[\"sh\", \"-c\", {script:?}]"));
+            }
             proxies.push(spec.start().await);
             links.push(own);
         }
@@ -328,7 +335,9 @@ impl Stage {
             self.relieve(index, Trouble::Freeze).await?;
             self.follow(index).await?;
         }
-        self.everybody_writes(Instant::now()).await?;
+        if !matches!(loss, Loss::Freeze | Loss::Cut | Loss::Live) {
+            self.everybody_writes(Instant::now()).await?;
+        }
         self.bring_back(old, loss, back).await
     }
 
@@ -407,6 +416,7 @@ impl Stage {
         said(sql.run("ALTER SYSTEM SET synchronous_standby_names = ''").await)?;
         said(sql.run("SELECT pg_reload_conf()").await)?;
         self.books.note(format!("node{} acknowledges what it gets, beside its successor", old + 1));
+        self.everybody_writes(Instant::now()).await?;
         self.more_writes(WRITES_BESIDE).await?;
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
         said(node.wait_for(waiting, "0", LIMIT).await)?;
@@ -454,7 +464,8 @@ impl Stage {
         ));
         if !promoted {
             // It was given up, which a busy machine may bring about; writes go on where they were.
-            return Ok(());
+            let node = self.cluster.n(old);
+            return if node.is_running() { Ok(()) } else { said(node.start().await) };
         }
         self.primary = to;
         let reign = Reign {
@@ -509,6 +520,18 @@ impl Stage {
             Stumble::Crash | Stumble::Reset => Ok(()),
         }
     }
+}
+
+/// Shuts the old primary down in a switchover, cleanly; in a failover it lives on, since that is tried here.
+fn shutdown_script(cluster: &TestCluster) -> String {
+    let folders =
+        cluster.nodes().iter().map(|node| format!("{}) data='{}' ;; ", node.name(), node.data().display()));
+    let folders: String = folders.collect();
+    format!(
+        "[ \"$PGSTEER_REASON\" = switchover ] || exit 0; case $PGSTEER_OLD_PRIMARY in {folders} esac; \
+         read -r pid <\"$data/postmaster.pid\" && kill -INT \"$pid\" && while [ -e \"$data/postmaster.pid\" ]; do \
+         sleep 0.02; done"
+    )
 }
 
 /// All rows of writers on one server.

@@ -51,6 +51,8 @@ pub struct Writer {
     pub line: Line,
     pub client: usize,
     pub random: Random,
+    /// `retry.transactions`
+    pub replay: bool,
     /// The number of its next row.
     pub next: u32,
 }
@@ -79,7 +81,7 @@ impl Writer {
         let client = self.client;
         let reply = self.line.query(&format!("SET chaos.client = '{client}'")).await?;
         self.line.expect(reply.is("SET", b'I'), "SET", &reply);
-        let write = format!("INSERT INTO chaos VALUES ({client}, $1::int) RETURNING current_setting('port')");
+        let write = format!("INSERT INTO chaos VALUES ({client}, $1::int){}", self.returning());
         self.line.prepare("write", &write).await?;
         let look = self.question("");
         self.line.prepare("look", &look).await
@@ -91,7 +93,12 @@ impl Writer {
             0 => self.client.to_string(),
             _ => "current_setting('chaos.client')::int".to_owned(),
         };
-        format!("INSERT INTO chaos VALUES ({client}, {row}) RETURNING current_setting('port')")
+        format!("INSERT INTO chaos VALUES ({client}, {row}){}", self.returning())
+    }
+
+    /// Tells which server does it; but what is run again must say the same wherever that is.
+    fn returning(&self) -> &'static str {
+        if self.replay { "" } else { " RETURNING current_setting('port')" }
     }
 
     async fn write(&mut self) -> Result<(), Gone> {
@@ -386,7 +393,7 @@ pub async fn beat(mut line: Line, client: usize, over: Over) {
             let sent = Instant::now();
             let reply = line.ask(&query(&insert)).await?;
             let (proxy, at) = (line.proxy, Instant::now());
-            if line.note(Phase::Single, sent, &reply).is_none()
+            if line.note(Phase::Beat, sent, &reply).is_none()
                 && let Some(port) = port(&reply)
             {
                 line.books.open().beats.push(Beat { proxy, at, port });

@@ -89,7 +89,7 @@ fn table(rows: &[u32]) -> Table {
 }
 
 fn terms(resolve: bool, auto: bool) -> Terms {
-    Terms { auto, resolve, stale: Duration::from_secs(5), hold: Duration::from_secs(30) }
+    Terms { auto, resolve, replay: false, stale: Duration::from_secs(5), hold: Duration::from_secs(30) }
 }
 
 /// What the oracle says first, and how much it has to say.
@@ -255,6 +255,9 @@ fn an_error_says_the_wrong_thing() {
     assert!(is_allowed(Phase::Single, "08007", false, true, 990));
     assert!(!is_allowed(Phase::Single, "40001", false, true, 990), "nobody has asked");
     assert!(is_allowed(Phase::Single, "40001", true, true, 990));
+    for phase in [Phase::Single, Phase::Commit] {
+        assert!(!is_allowed(phase, "08007", true, true, 990), "{phase:?}: it can be known");
+    }
     assert!(is_allowed(Phase::Read, "40001", false, true, 990), "a part of it was delivered");
     assert!(!is_allowed(Phase::Read, "08007", false, true, 990), "it reads");
     assert!(is_allowed(Phase::Read, "08007", false, false, 990), "nobody knows");
@@ -264,4 +267,25 @@ fn an_error_says_the_wrong_thing() {
     }
     assert!(!is_allowed(Phase::Single, "57P03", false, true, 990), "it did not wait");
     assert!(is_allowed(Phase::Single, "57P03", false, true, 31_000));
+}
+
+#[test]
+fn what_is_run_again_is_not_refused() {
+    let clock = Clock::new();
+    let (mut history, table) = clock.good();
+    let mut is_allowed = |phase: Phase, code: &str, resolve: bool| {
+        history.failures[0] = clock.failure(phase, [980, 990], code);
+        judge(&history, &table, &Terms { replay: true, ..terms(resolve, true) }).is_empty()
+    };
+    for phase in [Phase::Begin, Phase::Block, Phase::Commit, Phase::Single] {
+        for code in ["40001", "08007"] {
+            assert!(
+                !is_allowed(phase, code, true),
+                "{phase:?} {code}: no client sees anything of a failover"
+            );
+        }
+    }
+    assert!(is_allowed(Phase::Commit, "08007", false) && is_allowed(Phase::Commit, "40001", false));
+    assert!(!is_allowed(Phase::Block, "40001", false));
+    assert!(is_allowed(Phase::Many, "08007", true), "COPY is not looked after");
 }
