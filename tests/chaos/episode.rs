@@ -18,8 +18,10 @@ use crate::writers::{Writer, beat};
 
 /// Clients of each proxy that write rows.
 const WRITERS: usize = 8;
-/// All clients of a proxy: a writer that waits for nobody, three readers, and three with state of their own.
-const CLIENTS: usize = WRITERS + 7;
+/// Clients of each proxy that write and wait for no standby.
+const BEATS: usize = 3;
+/// All clients of a proxy: with them three readers, and three with state of their own.
+const CLIENTS: usize = WRITERS + BEATS + 6;
 /// How long clients may take to end: a statement may be held.
 const END_LIMIT: Duration = Duration::from_mins(1);
 /// `cluster.max_lag` is a second; a machine that is busy with other things may notice late.
@@ -75,7 +77,7 @@ pub async fn episode(plan: &Plan, figures: &mut Figures) {
         drop(stage);
         panic!("{text}\nkept: {}", kept.display());
     }
-    figures.add(&history, CLIENTS * plan.proxies, &metrics, began.elapsed().as_secs_f64());
+    figures.add(plan, &history, CLIENTS * plan.proxies, &metrics, began.elapsed().as_secs_f64());
     for proxy in stage.proxies.drain(..) {
         proxy.stop().await;
     }
@@ -107,8 +109,10 @@ async fn start_clients(plan: &Plan, stage: &Stage, over: &Over) -> JoinSet<()> {
             let writer = Writer { line, client, random: random(client), replay: plan.replay, next: 1 };
             clients.spawn(writer.run(over.clone()));
         }
-        let line = Line::login(&address, name("beat"), index, &stage.books).await;
-        clients.spawn(beat(line, index, over.clone()));
+        for number in 0..BEATS {
+            let line = Line::login(&address, name(&format!("beat {number}")), index, &stage.books).await;
+            clients.spawn(beat(line, index, over.clone()));
+        }
         for (number, how) in [Reading::Hinted, Reading::Blocks, Reading::Endpoint].into_iter().enumerate() {
             let address = if matches!(how, Reading::Endpoint) { &standbys } else { &address };
             let line = Line::login(address, name(&format!("reader ({how:?})")), index, &stage.books).await;

@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::history::{Fate, History};
+use crate::history::{Failure, Fate, History, Phase};
+use crate::plan::Plan;
 
 /// Metrics of the proxies that are added up, with what they say.
 const METRICS: [(&str, &str); 6] = [
     ("pgsteer_holds_started_total", "statements and logins held"),
-    ("pgsteer_holds_ended_total{result=\"timeout\"}", "of them, in vain"),
+    ("pgsteer_holds_ended_total{result=\"timed_out\"}", "of them, in vain"),
     ("pgsteer_commits_resolved_total", "commits looked up"),
     ("pgsteer_transactions_replayed_total", "transactions run again"),
     ("pgsteer_reads_rerun_total", "reads run again"),
@@ -39,6 +40,8 @@ pub struct Figures {
     reads_on_standbys: u64,
     strays: u64,
     kinds: BTreeMap<String, Kind>,
+    /// The failovers among them, by the options of `[retry]` that are on.
+    options: BTreeMap<&'static str, Kind>,
     metrics: BTreeMap<String, f64>,
     seconds: f64,
 }
@@ -47,6 +50,7 @@ impl Figures {
     /// Adds an episode.
     pub fn add(
         &mut self,
+        plan: &Plan,
         history: &History,
         clients: usize,
         metrics: &[BTreeMap<String, f64>],
@@ -64,14 +68,18 @@ impl Figures {
         self.reads += history.sights.len() as u64;
         self.reads_on_standbys += history.sights.iter().filter(|sight| sight.on_standby).count() as u64;
         self.strays += history.strays.len() as u64;
+        let options = match (plan.resolve, plan.replay) {
+            (false, false) => "none",
+            (true, false) => "resolve_commit",
+            (false, true) => "transactions",
+            (true, true) => "both",
+        };
         for window in &history.windows {
-            let kind = self.kinds.entry(window.kind.clone()).or_default();
-            kind.times += 1;
-            kind.clients += clients as u64;
-            for failure in &history.failures {
-                if window.overlaps(failure.ended, failure.ended) {
-                    *kind.errors.entry(failure.code.clone()).or_default() += 1;
-                }
+            let errors = history.failures.iter().filter(|one| window.overlaps(one.ended, one.ended));
+            let errors: Vec<&str> = errors.map(word).collect();
+            self.kinds.entry(window.kind.clone()).or_default().add(clients, &errors);
+            if history.reigns.iter().any(|reign| reign.kind == window.kind && reign.kind != PLANNED) {
+                self.options.entry(options).or_default().add(clients, &errors);
             }
         }
         self.add_gaps(history);
@@ -104,7 +112,7 @@ impl Figures {
 
     fn all_gaps(&self) -> Vec<f64> {
         // In a switchover the moment at which the new primary could write is not known.
-        let kinds = self.kinds.iter().filter(|(name, _)| *name != "SwitchOver");
+        let kinds = self.kinds.iter().filter(|(name, _)| *name != PLANNED);
         kinds.flat_map(|(_, kind)| kind.gaps.iter().copied()).collect()
     }
 
@@ -122,6 +130,13 @@ impl Figures {
                 (name.as_str(), value)
             })
             .collect();
+        let options: BTreeMap<&str, Value> = self
+            .options
+            .iter()
+            .map(|(name, kind)| {
+                (*name, json!({ "failovers": kind.times, "errors_per_100_clients": kind.rates() }))
+            })
+            .collect();
         json!({
             "episodes": self.episodes,
             "seconds": self.seconds.round(),
@@ -132,6 +147,7 @@ impl Figures {
             "rows_only_on_an_old_primary": self.strays,
             "write_gap_ms": spread(&self.all_gaps()),
             "steps": kinds,
+            "retry": options,
             "metrics": self.metrics,
         })
     }
@@ -164,6 +180,14 @@ impl Figures {
             }
             text.push('\n');
         }
+        for (name, kind) in &self.options {
+            let _ = write!(text, "| all failovers, retry: {name} | {} | |", kind.times);
+            let rates = kind.rates();
+            for code in &codes {
+                let _ = write!(text, " {:.1} |", rates.get(code.as_str()).unwrap_or(&0.0));
+            }
+            text.push('\n');
+        }
         let _ = writeln!(
             text,
             "\nerrors are for each time and 100 clients; first write after all promotions but the planned: {} ms",
@@ -180,7 +204,23 @@ impl Figures {
     }
 }
 
+/// What is told as planned by the console.
+const PLANNED: &str = "SwitchOver";
+
+/// Under what an error is counted: what a session had on its server only goes with it, whatever is done.
+fn word(failure: &Failure) -> &str {
+    if failure.phase == Phase::State { "state lost" } else { &failure.code }
+}
+
 impl Kind {
+    fn add(&mut self, clients: usize, errors: &[&str]) {
+        self.times += 1;
+        self.clients += clients as u64;
+        for error in errors {
+            *self.errors.entry((*error).to_owned()).or_default() += 1;
+        }
+    }
+
     fn rates(&self) -> BTreeMap<&str, f64> {
         let rate = |count: u64| count as f64 * 100.0 / self.clients.max(1) as f64;
         self.errors.iter().map(|(code, count)| (code.as_str(), rate(*count))).collect()

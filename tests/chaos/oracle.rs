@@ -46,7 +46,7 @@ pub fn judge(history: &History, table: &Table, terms: &Terms) -> Vec<Violation> 
     let told = Told::of(history);
     found.extend(history.sights.iter().filter_map(|sight| own_writes(sight, &told)));
     found.extend(history.sights.iter().filter_map(|sight| staleness(sight, &told, terms)));
-    found.extend(monotonic(history, table));
+    found.extend(monotonic(history, table, &told, terms));
     found.extend(history.failures.iter().filter_map(|failure| excuse(failure, history, terms)));
     found.sort_by_key(|one| one.at);
     found
@@ -180,8 +180,8 @@ fn staleness(sight: &Sight, told: &Told, terms: &Terms) -> Option<Violation> {
 }
 
 /// P3: what a session has seen it sees again. Rows that are not there at the end count for nothing: whether they were ever
-/// committed is not the proxy's business.
-fn monotonic(history: &History, table: &Table) -> Vec<Violation> {
+/// committed is not the proxy's business. A standby may show a commit for whose acknowledgement the primary still waits.
+fn monotonic(history: &History, table: &Table, told: &Told, terms: &Terms) -> Vec<Violation> {
     let mut floors: HashMap<(&str, usize), u32> = HashMap::new();
     let mut found = Vec::new();
     for sight in &history.sights {
@@ -191,10 +191,14 @@ fn monotonic(history: &History, table: &Table) -> Vec<Violation> {
         };
         for (client, highest) in seen {
             let floor = floors.entry((&sight.session, client)).or_default();
-            if highest < *floor {
+            let (.., acknowledged) = told.before(client, sight.began);
+            // What is run again has the same number: it may have been seen on a branch that is lost.
+            let is_sure = sight.on_standby && !terms.replay;
+            let binding = if is_sure { *floor } else { acknowledged.min(*floor) };
+            if highest < binding {
                 let text = format!("row {floor} of client {client} was seen before, and now: {sight:?}");
                 found.push(violation(sight.ended, text));
-            } else if table.contains_key(&(client, highest)) {
+            } else if highest > *floor && table.contains_key(&(client, highest)) {
                 *floor = highest;
             }
         }

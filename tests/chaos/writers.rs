@@ -398,7 +398,7 @@ pub async fn beat(mut line: Line, client: usize, over: Over) {
             {
                 line.books.open().beats.push(Beat { proxy, at, port });
             }
-            sleep(Duration::from_millis(2)).await;
+            sleep(Duration::from_millis(5)).await;
         }
         Ok::<(), Gone>(())
     };

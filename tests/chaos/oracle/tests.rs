@@ -200,6 +200,21 @@ fn a_session_goes_back_in_time() {
 }
 
 #[test]
+fn a_primary_may_show_later_what_it_still_waits_for() {
+    let clock = Clock::new();
+    let (mut history, table) = clock.good();
+    // Seen on a standby at 1110, while the client waits for its acknowledgement until 1120.
+    history.sights[2] = clock.sight([1105, 1110], Found::All(vec![3]));
+    let early = Sight { on_standby: false, ..clock.sight([1112, 1114], Found::All(vec![1])) };
+    history.sights.push(early.clone());
+    assert_eq!(verdict(&history, &table).1, 0);
+    history.sights[3].on_standby = true;
+    complains(&history, &table, "was seen before");
+    history.sights[3] = Sight { began: clock.at(1130), ended: clock.at(1135), ..early };
+    complains(&history, &table, "was seen before");
+}
+
+#[test]
 fn a_row_that_was_lost_by_all_binds_nobody() {
     let clock = Clock::new();
     let (mut history, _) = clock.good();
