@@ -7,11 +7,13 @@
 
 mod digest;
 mod journal;
+mod stop;
 
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use journal::{Heard, Journal, Next, Sent, Stop};
+use journal::{Heard, Journal, Next, Sent};
+use stop::Stop;
 
 use super::relay::{Event, Look};
 use super::run::Session;
@@ -24,6 +26,8 @@ use crate::wire::error::SqlState;
 use crate::wire::frame::{self, HEADER_LEN};
 use crate::wire::frontend::Kind;
 
+/// A whole Flush.
+const FLUSH: &[u8] = b"H\0\0\0\x04";
 /// Servers that may be lost, or fail in another way, in one replay.
 const ATTEMPTS: u8 = 10;
 
@@ -187,6 +191,11 @@ impl Session {
             Next::Send(messages) => {
                 self.up.put_back(messages);
                 None
+            }
+            Next::Flush => {
+                let put = self.up.insert(FLUSH);
+                debug_assert!(put, "nothing waits to be written");
+                Some(Look::WriteFirst)
             }
             Next::Wait => Some(if self.client_ended { Look::Wait } else { Look::Done }),
             Next::Done => {

@@ -10,6 +10,7 @@ use std::hash::RandomState;
 use std::ops::Range;
 
 use super::digest::Digest;
+use super::stop::Stop;
 use crate::session::prepared::{Prepared, Statement};
 use crate::sql::repeat::{Repeat, Why};
 use crate::wire::frame::{self, HEADER_LEN};
@@ -23,25 +24,6 @@ const OVERHEAD: usize = 32;
 const ROOM: usize = 4 * 1024;
 /// Bytes that are sent again at a time; one message may be longer.
 const PIECE: usize = 32 * 1024;
-
-/// Why a transaction cannot be replayed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Its statements are longer than what is kept.
-    Size,
-    /// One of them cannot be run again.
-    Text(Why),
-}
-
-impl Stop {
-    /// For people.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Size => "it is longer than retry.transaction_size",
-            Self::Text(why) => why.as_str(),
-        }
-    }
-}
 
 /// What becomes of a message of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +57,8 @@ struct Progress {
     /// So many stops were reached as before.
     stops: usize,
     heard: Digest,
+    /// The server was asked to say what it has to say.
+    is_flushed: bool,
     /// Everything that the client had heard has been said again.
     is_even: bool,
 }
@@ -415,6 +399,7 @@ impl Journal {
             steps: 0,
             stops: 0,
             heard: self.nothing_heard(),
+            is_flushed: false,
             is_even: self.heard.count() == 0,
         });
     }
@@ -436,7 +421,15 @@ impl Journal {
             return Next::Wait;
         }
         if progress.sent >= self.bytes.len() {
-            return if progress.is_even { Next::Done } else { Next::Wait };
+            // A server keeps its answers until there is a Sync behind them. What the client has heard of them may have come
+            // for a message that is not its own, or that waits.
+            let open = self.steps.last().is_none_or(|step| step.end < self.bytes.len());
+            let asks = !progress.is_even && open && !std::mem::replace(&mut progress.is_flushed, true);
+            return match progress.is_even {
+                true => Next::Done,
+                false if asks => Next::Flush,
+                false => Next::Wait,
+            };
         }
         let limit = match self.steps.get(progress.steps) {
             // What follows a step that was answered waits for the same answer.
@@ -457,6 +450,8 @@ impl Journal {
 pub enum Next<'a> {
     /// These messages are sent.
     Send(&'a [u8]),
+    /// A Flush is sent.
+    Flush,
     /// Answers must come first.
     Wait,
     /// Nothing more: the client goes on.

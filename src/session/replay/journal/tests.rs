@@ -49,7 +49,11 @@ fn transaction(statements: &[&str]) -> Journal {
 
 /// Sends what the journal hands out; how many messages.
 fn hand_out(journal: &mut Journal) -> usize {
-    let Next::Send(bytes) = journal.hand_out() else { return 0 };
+    let bytes = match journal.hand_out() {
+        Next::Send(bytes) => bytes,
+        Next::Flush => return hand_out(journal),
+        Next::Wait | Next::Done => return 0,
+    };
     let bytes = bytes.to_vec();
     let mut rest = &bytes[..];
     let mut count = 0;
@@ -103,6 +107,26 @@ fn an_answer_that_is_shorter_or_longer_is_noticed_at_its_end() {
         let differs = other.iter().any(|tag| journal.hear(&message(tag[0], b""), 1) == Heard::Differs);
         assert!(differs, "{other:?}");
     }
+}
+
+#[test]
+fn a_batch_without_its_end_is_flushed() {
+    let mut journal = transaction(&["begin"]);
+    let parse = message(b'P', b"\0commit\0\0\0");
+    send(&mut journal, &parse);
+    // The answer came because of a question of ours.
+    journal.hear(&message(b'1', b""), 0);
+    journal.begin(&mut Prepared::new(1000));
+    hand_out(&mut journal);
+    assert_eq!(journal.hand_out(), Next::Wait, "a statement that was answered needs none");
+    journal.hear(&message(b'C', b"X\0"), 0);
+    journal.hear(&ready(b"T"), 0);
+    assert_eq!(journal.hand_out(), Next::Send(&parse));
+    send(&mut journal, &parse);
+    assert_eq!(journal.hand_out(), Next::Flush);
+    assert_eq!(journal.hand_out(), Next::Wait, "once");
+    assert_eq!(journal.hear(&message(b'1', b""), 0), Heard::Swallow);
+    assert_eq!(journal.hand_out(), Next::Done);
 }
 
 #[test]
