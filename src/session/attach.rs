@@ -58,6 +58,8 @@ impl Session {
     pub(super) async fn request(&mut self) -> Flow {
         if let Some(error) = self.lost.take() {
             self.ctx.metrics.count_error(error.code.as_str());
+            // Where this batch was to go says nothing of the next one.
+            self.end_batch();
             self.limbo = Some(Box::new(Limbo::refusal(*error)));
             return Ok(());
         }
