@@ -9,6 +9,7 @@ use tracing::{debug, info};
 
 use super::limbo::Limbo;
 use super::run::{End, Flow, Session};
+use super::split::MAY_BE_FAILOVER;
 use super::state::{Answer, Loss, read_lost};
 use crate::metrics::Counter;
 use crate::pool::Verdict;
@@ -22,10 +23,6 @@ use crate::wire::error::{ErrorView, SqlState};
 const LOSS_VERDICT: Duration = Duration::from_millis(700);
 /// How long a read under way waits for a standby that is down without a word.
 pub(super) const SILENT_STANDBY: Duration = Duration::from_secs(3);
-
-/// SQLSTATEs of FATAL errors that may mean the whole server and not just this backend.
-const MAY_BE_FAILOVER: [SqlState; 3] =
-    [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
 
 impl Session {
     /// True for a FATAL error that need not be the end of the session.
@@ -150,10 +147,6 @@ impl Session {
             Loss::Block(error) => {
                 self.ctx.metrics.count_error(error.code.as_str());
                 self.limbo = Some(Box::new(Limbo::block(Some(error))));
-            }
-            Loss::RolledBack => {
-                encode::command_complete(&mut self.replies, "ROLLBACK");
-                encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte());
             }
             Loss::Answer(answer) => self.answer_loss(&answer),
             Loss::Ready => encode::ready_for_query(&mut self.replies, TxStatus::Idle.byte()),

@@ -24,6 +24,7 @@ use aside::Aside;
 pub use ask::Text;
 use ask::{Asked, Reader, Standing};
 use kept::Kept;
+pub use kept::MAY_BE_FAILOVER;
 pub use shapes::Distrusted;
 use trace::Trace;
 

@@ -68,7 +68,7 @@ impl Session {
         let by_choice = self.split.as_ref().is_some_and(|split| split.is_ours);
         let heard = match self.down.unseen() {
             [] => Heard::More,
-            _ if !on_standby || !by_choice => Heard::Deliver,
+            answer if !on_standby || !by_choice => kept::hear_primary(answer),
             answer => kept::hear(answer),
         };
         match heard {
@@ -86,6 +86,7 @@ impl Session {
                 self.note_rerun(code);
                 Some(Look::Stop(Event::BackendGone(None)))
             }
+            Heard::Gone(words) => Some(Look::Stop(Event::BackendGone(Some(words)))),
         }
     }
 

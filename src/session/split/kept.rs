@@ -24,7 +24,7 @@ pub struct Kept {
 }
 
 /// What became of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// More must be heard.
     More,
@@ -34,6 +34,8 @@ pub enum Heard {
     Refused(SqlState),
     /// The standby has ended the connection for something that only happens to standbys.
     Ended(SqlState),
+    /// The server goes, or only this connection of it: its last message.
+    Gone(Vec<u8>),
 }
 
 impl Kept {
@@ -115,6 +117,28 @@ impl Kept {
     }
 }
 
+/// SQLSTATEs of FATAL errors that may mean the whole server and not just this backend.
+pub const MAY_BE_FAILOVER: [SqlState; 3] =
+    [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+
+/// What the beginning of the primary's answer means: the client hears it, unless the server has gone before it had
+/// anything to say.
+pub fn hear_primary(mut answer: &[u8]) -> Heard {
+    if answer.len() > HELD {
+        return Heard::Deliver;
+    }
+    while let Ok(Some((message, next))) = frame::split(answer) {
+        let code = ErrorView::new(message.body).code();
+        match message.tag {
+            b'N' if MAY_BE_FAILOVER.contains(&code) => answer = next,
+            b'E' => return ended(&ErrorView::new(message.body), &answer[..answer.len() - next.len()]),
+            _ => return Heard::Deliver,
+        }
+    }
+    // An error is waited for until it is whole.
+    if matches!(answer.first(), None | Some(b'E' | b'N')) { Heard::More } else { Heard::Deliver }
+}
+
 /// What the beginning of a standby's answer means.
 pub fn hear(answer: &[u8]) -> Heard {
     let mut rest = answer;
@@ -129,7 +153,11 @@ pub fn hear(answer: &[u8]) -> Heard {
         match message.tag {
             b'1' | b'2' | b'3' | b'T' | b't' | b'n' | b'S' => {}
             b'D' | b'C' | b'I' => has_rows = true,
-            b'E' => return failed(&ErrorView::new(message.body), next),
+            // A server that is stopped at once says no more than that.
+            b'N' if MAY_BE_FAILOVER.contains(&ErrorView::new(message.body).code()) => {}
+            b'E' => {
+                return failed(&ErrorView::new(message.body), &rest[..rest.len() - next.len()], next);
+            }
             _ => return Heard::Deliver,
         }
         rest = next;
@@ -138,10 +166,17 @@ pub fn hear(answer: &[u8]) -> Heard {
     if has_rows || rest.first() == Some(&b'D') || answer.len() > HELD { Heard::Deliver } else { Heard::More }
 }
 
-fn failed(error: &ErrorView<'_>, mut rest: &[u8]) -> Heard {
+/// An error of any server that ends the connection: no answer yet.
+fn ended(error: &ErrorView<'_>, message: &[u8]) -> Heard {
+    let goes = error.ends_connection() && MAY_BE_FAILOVER.contains(&error.code());
+    if goes { Heard::Gone(message.to_vec()) } else { Heard::Deliver }
+}
+
+/// An error of a standby.
+fn failed(error: &ErrorView<'_>, message: &[u8], mut rest: &[u8]) -> Heard {
     let code = error.code();
     if error.ends_connection() {
-        return if is_conflict(code) { Heard::Ended(code) } else { Heard::Deliver };
+        return if is_conflict(code) { Heard::Ended(code) } else { ended(error, message) };
     }
     if !may_be_recovery(error) {
         return Heard::Deliver;
@@ -220,13 +255,32 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_goes_has_not_answered() {
+        let gone = error(SqlState::ADMIN_SHUTDOWN, Severity::Fatal);
+        let head = message(b'1', b"");
+        let mut notice = error(SqlState::ADMIN_SHUTDOWN, Severity::Notice);
+        notice[0] = b'N';
+        for hear in [hear, hear_primary] {
+            assert_eq!(hear(b""), Heard::More);
+            assert_eq!(hear(&gone), Heard::Gone(gone.clone()));
+            assert_eq!(hear(&gone[..9]), Heard::More);
+            assert_eq!(hear(&notice), Heard::More);
+            assert_eq!(hear(&[&notice[..], &gone].concat()), Heard::Gone(gone.clone()));
+            assert_eq!(hear(&error(SqlState::SYNTAX_ERROR, Severity::Fatal)), Heard::Deliver);
+            assert_eq!(hear(&error(SqlState::ADMIN_SHUTDOWN, Severity::Error)), Heard::Deliver);
+        }
+        assert_eq!(hear(&[&head[..], &gone].concat()), Heard::Gone(gone.clone()));
+        assert_eq!(hear_primary(&[&head[..], &gone].concat()), Heard::Deliver);
+    }
+
+    #[test]
     fn errors_that_are_the_clients_are_delivered() {
         let end = message(b'Z', b"I");
         for code in [SqlState::QUERY_CANCELED, SqlState::UNDEFINED_PREPARED_STATEMENT] {
             assert_eq!(hear(&[error(code, Severity::Error), end.clone()].concat()), Heard::Deliver);
         }
         let fatal = |code| hear(&error(code, Severity::Fatal));
-        assert_eq!(fatal(SqlState::ADMIN_SHUTDOWN), Heard::Deliver);
+        assert_eq!(fatal(SqlState::SYNTAX_ERROR), Heard::Deliver);
         let conflict = SqlState::SERIALIZATION_FAILURE;
         assert_eq!(fatal(conflict), Heard::Ended(conflict));
         assert!(is_for_ever(SqlState::READ_ONLY_TRANSACTION) && !is_for_ever(conflict));
