@@ -30,8 +30,10 @@ pub enum Request {
     ParseUnnamed(u32),
     /// A Bind.
     Bind,
-    /// A Describe; of which shared statement, by its number.
+    /// A Describe of a statement; of which shared one, by its number.
     Describe(Option<u32>),
+    /// A Describe of a portal.
+    DescribePortal,
     /// A Bind of a statement that its client knows otherwise, or a Describe with what it has said, sent so that it fails.
     Stale(Option<Rc<Description>>),
     /// An Execute.
@@ -275,7 +277,9 @@ impl Pipeline {
             }
             b'2' => self.end(|request| matches!(request, Request::Bind)),
             b'3' => self.end(|request| matches!(request, Request::Close(_))),
-            b'T' | b'n' => self.end(|request| matches!(request, Request::Describe(_))),
+            b'T' | b'n' => {
+                self.end(|request| matches!(request, Request::Describe(_) | Request::DescribePortal))
+            }
             b'G' | b'W' => {
                 self.copy_started();
                 Answered::Nothing

@@ -409,9 +409,16 @@ impl State {
     }
 
     fn translate_describe(&mut self, body: &[u8]) -> Plan {
-        let Some(Named::Statement(name)) = frontend::named(body) else {
-            self.sent(Request::Describe(None));
-            return Plan::Pass;
+        let name = match frontend::named(body) {
+            Some(Named::Statement(name)) => name,
+            Some(Named::Portal(_)) => {
+                self.sent(Request::DescribePortal);
+                return Plan::Pass;
+            }
+            None => {
+                self.sent(Request::Describe(None));
+                return Plan::Pass;
+            }
         };
         let stale = self.is_stale(name);
         let number = if stale { Some(NO_STATEMENT) } else { self.number_for_use(name) };

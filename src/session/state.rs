@@ -187,7 +187,10 @@ impl State {
                 }
             }
             Kind::Bind => self.bind(body),
-            Kind::Describe => Request::Describe(None),
+            Kind::Describe => match frontend::named(body) {
+                Some(Named::Portal(_)) => Request::DescribePortal,
+                _ => Request::Describe(None),
+            },
             Kind::Execute => self.execute(body),
             Kind::Close => Request::Close(match frontend::named(body) {
                 Some(Named::Statement(name)) => Some(Box::new(self.prepared.remove(name))),

@@ -4,9 +4,11 @@
 
 use super::State;
 use crate::session::pipeline::Request;
+use crate::session::prepared::SharedEffects;
 use crate::session::resolve::Doubt;
 use crate::sql::{Effect, PinCause};
 use crate::wire::backend::TxStatus;
+use crate::wire::encode;
 use crate::wire::error::{PgError, SqlState};
 
 /// What a lost backend means to the client.
@@ -16,8 +18,6 @@ pub enum Loss {
     Nothing,
     /// An open transaction was rolled back by the server; the next message is told.
     Block(PgError),
-    /// A ROLLBACK was under way: it has happened.
-    RolledBack,
     /// Work was under way: the client is told at once.
     Answer(Answer),
     /// The client knows how its statement ended, and waits for ReadyForQuery only.
@@ -48,6 +48,14 @@ pub struct Answer {
     pub block: bool,
 }
 
+/// What became of outstanding requests.
+#[derive(Clone, Copy)]
+struct Fate {
+    may_have_committed: bool,
+    /// The client is in a transaction block behind them.
+    in_block: bool,
+}
+
 impl State {
     /// True when what is under way may end the transaction.
     pub fn ends_transaction(&self) -> bool {
@@ -65,75 +73,96 @@ impl State {
         if self.pipeline.is_idle() || (!self.pipeline.is_open() && requests.all(Request::is_ours)) {
             return if in_block { Loss::Block(rolled_back()) } else { Loss::Nothing };
         }
-        if in_block && self.only_rollback_sent() {
-            return Loss::RolledBack;
+        if in_block && let Some(answer) = self.answer_to_rollback() {
+            return Loss::Settled(answer);
         }
         // A server in recovery commits nothing; whatever becomes of a COMMIT, there is no block behind it.
-        let commits = self.may_have_committed();
-        let unknown = self.hot_standby != Some(true) && commits;
+        let fate = self.fate();
+        let unknown = self.hot_standby != Some(true) && fate.may_have_committed;
+        let segments = self.pipeline.requests().filter(|request| request.is_owed_ready()).count();
+        // A client that goes on behind its BEGIN without waiting for an answer means all of it to be one transaction: what it
+        // sends next must not run outside.
+        let block = fate.in_block && (in_block || segments > 1);
         Loss::Answer(Answer {
             error: if unknown { fate_unknown() } else { rolled_back() },
-            segments: self.pipeline.requests().filter(|request| request.is_owed_ready()).count(),
+            segments,
             skip_to_sync: self.pipeline.is_open(),
-            block: in_block && !commits,
+            block,
         })
     }
 
-    fn only_rollback_sent(&self) -> bool {
-        let mut requests = self.pipeline.requests().filter(|request| !request.is_ours());
-        let first = requests.next();
-        requests.next().is_none()
-            && matches!(first, Some(Request::Query { effects: Some(effects), .. }) if effects[..] == [Effect::Rollback])
+    /// What is left of the answer to a ROLLBACK, when nothing but that is under way: it has happened, wherever the server
+    /// was with it.
+    fn answer_to_rollback(&self) -> Option<Vec<u8>> {
+        if self.pipeline.is_open() || self.pipeline.is_skipping() {
+            return None;
+        }
+        let is_rollback = |effects: &SharedEffects| effects[..] == [Effect::Rollback];
+        let (mut answer, mut rolled_back) = (Vec::new(), false);
+        for request in self.pipeline.requests().filter(|request| !request.is_ours()) {
+            match request {
+                Request::ParseUnnamed(_) => encode::message(&mut answer, b'1', |_| {}),
+                Request::Bind => encode::message(&mut answer, b'2', |_| {}),
+                Request::DescribePortal => encode::message(&mut answer, b'n', |_| {}),
+                Request::Fake(tag, None) => encode::message(&mut answer, *tag, |_| {}),
+                Request::Execute { effects: Some(effects), .. } if is_rollback(effects) && !rolled_back => {
+                    encode::command_complete(&mut answer, "ROLLBACK");
+                    rolled_back = true;
+                }
+                Request::Query { effects: Some(effects), next, .. }
+                    if is_rollback(effects) && !rolled_back =>
+                {
+                    if *next == 0 {
+                        encode::command_complete(&mut answer, "ROLLBACK");
+                    }
+                    encode::ready_for_query(&mut answer, TxStatus::Idle.byte());
+                    rolled_back = true;
+                }
+                Request::Sync if rolled_back => {
+                    encode::ready_for_query(&mut answer, TxStatus::Idle.byte());
+                }
+                _ => return None,
+            }
+        }
+        rolled_back.then_some(answer)
     }
 
-    /// True when the outstanding requests may have committed something.
-    fn may_have_committed(&self) -> bool {
-        if self.tx != TxStatus::Idle {
-            return self.may_have_left_block();
-        }
-        if self.pipeline.is_copying_in() {
+    /// What the outstanding requests may have done, and where they end.
+    fn fate(&self) -> Fate {
+        let mut fate = Fate { may_have_committed: false, in_block: self.tx != TxStatus::Idle };
+        if !fate.in_block && self.pipeline.is_copying_in() {
             // COPY FROM STDIN commits nothing before its CopyDone.
-            return false;
+            return fate;
         }
         // Outside a block each Query commits by itself, and so does the Sync behind extended messages: what they have done
-        // that was answered already, and what they may do.
-        let (mut works, mut begins) = (self.has_worked, false);
-        self.pipeline.requests().any(|request| match request {
-            Request::Query { effects: Some(effects), .. } => !effects.iter().all(is_harmless),
-            Request::Query { effects: None, .. } | Request::FunctionCall => true,
-            Request::Execute { effects, .. } => {
-                let harmless = effects.as_deref().is_some_and(|effects| effects.iter().all(is_harmless));
-                works |= !harmless;
-                begins |= harmless;
-                false
-            }
-            Request::Sync => std::mem::take(&mut works) || !std::mem::take(&mut begins),
-            _ => false,
-        })
-    }
-
-    /// The same inside a transaction block: by its COMMIT, or behind its ROLLBACK.
-    fn may_have_left_block(&self) -> bool {
-        let (mut rolled_back, mut executed) = (false, false);
+        // that was answered already, and what they may do. Whether a BEGIN under way has begun anything is not known.
+        let mut is_outside = !fate.in_block;
+        let (mut works, mut idles) = (self.has_worked, false);
         for request in self.pipeline.requests() {
-            let (Request::Query { effects, .. } | Request::Execute { effects, .. }) = request else {
-                if executed && matches!(request, Request::Sync | Request::FunctionCall) {
-                    return true;
+            let (effects, is_query) = match request {
+                Request::Query { effects, .. } => (effects, true),
+                Request::Execute { effects, .. } => (effects, false),
+                Request::Sync => {
+                    let commits = std::mem::take(&mut works) || !std::mem::take(&mut idles);
+                    fate.may_have_committed |= is_outside && commits;
+                    continue;
                 }
-                continue;
+                Request::FunctionCall => {
+                    fate.may_have_committed |= is_outside;
+                    continue;
+                }
+                _ => continue,
             };
-            let effects = effects.as_deref().unwrap_or(&[Effect::None]);
-            if effects.contains(&Effect::Commit) {
-                return true;
+            let step = Step::of(effects.as_deref().unwrap_or_default(), is_outside);
+            fate.may_have_committed |= step == Step::Commit || (step == Step::Work && is_outside && is_query);
+            works |= step == Step::Work && !is_query;
+            idles |= step != Step::Work;
+            if matches!(step, Step::Commit | Step::Rollback) {
+                (fate.in_block, is_outside, works) = (false, true, false);
             }
-            let acts = rolled_back && !effects.iter().all(is_harmless);
-            if acts && matches!(request, Request::Query { .. }) {
-                return true;
-            }
-            executed |= acts;
-            rolled_back |= effects.contains(&Effect::Rollback);
+            fate.in_block |= step == Step::Begin;
         }
-        false
+        fate
     }
 
     /// The error for the next statement when the backend took something with it that cannot be made again, if any. A
@@ -166,6 +195,33 @@ impl State {
             .with_detail(format!("Lost: {}.", names.join(", ")))
             .with_hint("Set the session up again and retry."),
         )
+    }
+}
+
+/// What a Query or an Execute does to the transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// It ends with a commit, or may have one in it.
+    Commit,
+    Rollback,
+    Begin,
+    Harmless,
+    Work,
+}
+
+impl Step {
+    /// By the effects of its statements, of which there are none when none has an effect.
+    fn of(effects: &[Effect], is_outside: bool) -> Self {
+        match effects {
+            [Effect::Rollback] => Self::Rollback,
+            [Effect::Begin] => Self::Begin,
+            [] => Self::Work,
+            _ if effects.iter().all(is_harmless) => Self::Harmless,
+            _ if effects.contains(&Effect::Commit) => Self::Commit,
+            // Behind it may come what commits by itself.
+            _ if !is_outside && effects.contains(&Effect::Rollback) => Self::Commit,
+            _ => Self::Work,
+        }
     }
 }
 

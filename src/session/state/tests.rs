@@ -101,12 +101,75 @@ fn a_commit_by_a_prepared_statement_is_unknown_too() {
     assert_eq!(code(state.lose()), ("08007", 1, false, false));
 }
 
+/// The tags of what the client is still told, and its transaction status.
+fn settled(loss: Loss) -> String {
+    let Loss::Settled(answer) = loss else { panic!("{loss:?}") };
+    let (mut tags, mut rest) = (String::new(), &answer[..]);
+    while let Some((frame, next)) = frame::split(rest).unwrap() {
+        tags.push(frame.tag as char);
+        rest = next;
+    }
+    tags + &String::from_utf8_lossy(&answer[answer.len() - 1..])
+}
+
 #[test]
 fn a_rollback_under_way_has_happened() {
     let mut state = State::new(1000);
     run(&mut state, "begin", "BEGIN", "T");
     query(&mut state, "rollback");
-    assert_eq!(state.lose(), Loss::RolledBack);
+    assert_eq!(settled(state.lose()), "CZI");
+    let batch = |state: &mut State| {
+        run(state, "begin", "BEGIN", "T");
+        send(state, b'P', b"\0rollback\0\0\0");
+        send(state, b'B', b"\0\0\0\0\0\0\0\0");
+        send(state, b'D', b"P\0");
+        send(state, b'E', b"\0\0\0\0\0");
+    };
+    batch(&mut state);
+    send(&mut state, b'S', b"");
+    assert_eq!(settled(state.lose()), "12nCZI");
+    batch(&mut state);
+    send(&mut state, b'S', b"");
+    reply(&mut state, &[(b'1', ""), (b'2', ""), (b'n', "")]);
+    assert_eq!(settled(state.lose()), "CZI");
+    // Not all of it, and more than that.
+    batch(&mut state);
+    assert_eq!(code(state.lose()), ("40001", 0, true, false));
+    batch(&mut state);
+    send(&mut state, b'S', b"");
+    query(&mut state, "insert into t values (1)");
+    assert_eq!(code(state.lose()), ("08007", 2, false, false), "the INSERT is in no block");
+}
+
+#[test]
+fn what_comes_behind_a_block_in_a_pipeline_may_have_committed() {
+    for (sent, wanted) in [
+        (vec!["rollback", "insert into t values (1)"], ("08007", 2, false, false)),
+        (vec!["rollback; insert into t values (1)"], ("08007", 1, false, false)),
+        (vec!["rollback", "begin", "insert into t values (1)"], ("08007", 3, false, true)),
+        (vec!["rollback", "set a = 1"], ("40001", 2, false, false)),
+        (vec!["insert into t values (1)", "rollback"], ("40001", 2, false, false)),
+        (vec!["rollback to s", "insert into t values (1)"], ("40001", 2, false, true)),
+    ] {
+        let mut state = State::new(1000);
+        run(&mut state, "begin", "BEGIN", "T");
+        for sql in &sent {
+            query(&mut state, sql);
+        }
+        assert_eq!(code(state.lose()), wanted, "{sent:?}");
+    }
+}
+
+#[test]
+fn a_block_begun_in_a_lost_pipeline_has_failed() {
+    let mut state = State::new(1000);
+    query(&mut state, "begin");
+    query(&mut state, "insert into t values (1)");
+    assert_eq!(code(state.lose()), ("08007", 2, false, true));
+    query(&mut state, "begin");
+    query(&mut state, "insert into t values (1)");
+    query(&mut state, "commit");
+    assert_eq!(code(state.lose()), ("08007", 3, false, false));
 }
 
 #[test]
@@ -167,7 +230,7 @@ fn a_batch_that_only_begins_commits_nothing() {
     begin(&mut state);
     send(&mut state, b'S', b"");
     query(&mut state, "insert into t values (1)");
-    assert_eq!(code(state.lose()), ("08007", 2, false, false));
+    assert_eq!(code(state.lose()), ("08007", 2, false, true));
 }
 
 #[test]
