@@ -29,6 +29,7 @@ mod hooks;
 mod lag;
 mod leaks;
 mod limits;
+mod losses;
 mod operate;
 mod passwords;
 mod pooled;
