@@ -1,8 +1,8 @@
 //! The report of every outage of writes: when and by what evidence it was noticed, when writes could go on and where, and
 //! what became of the work meanwhile.
 //!
-//! In: each published topology, with time and figures. Out: one [`Outage`] when the last held session has gone on. It
-//! decides nothing.
+//! In: each published topology, with time and figures. Out: one [`Outage`] when the last held session has gone on and the
+//! figures stand still. It decides nothing.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -16,6 +16,8 @@ use super::snapshot::{Fork, Topology};
 
 /// How long the report of an outage waits for the first answer when nobody is held: perhaps nobody has anything to ask.
 const SETTLED: Duration = Duration::from_secs(2);
+/// So long nothing more must have been lost, held or run again: sessions hear of the new primary one after another.
+const QUIET: Duration = Duration::from_millis(250);
 /// How long it waits at most for held sessions.
 const OVERDUE: Duration = Duration::from_secs(30);
 
@@ -165,6 +167,19 @@ struct Open {
     before: Tally,
     /// When writes could go on.
     ended: Option<Moment>,
+    /// The figures seen last, and since when they have been the same.
+    still: (Moment, Tally),
+}
+
+impl Open {
+    /// True when nothing has been added for a while.
+    fn is_quiet(&mut self, seen: &Seen<'_>) -> bool {
+        if self.still.1 != seen.tally {
+            self.still = (seen.now, seen.tally.clone());
+        }
+        seen.now.since(self.still.0) >= QUIET
+            && self.ended.is_some_and(|ended| seen.now.since(ended) >= QUIET)
+    }
 }
 
 /// Follows the topology and writes the reports.
@@ -192,12 +207,13 @@ impl Recorder {
     pub fn see(&mut self, seen: &Seen<'_>) -> Option<Outage> {
         let writable = seen.topology.writable_primary();
         let settled = self.open.as_ref().and_then(|open| open.ended);
+        let quiet = self.open.as_mut().is_some_and(|open| open.is_quiet(seen));
         let finished = match settled {
             // Lost again before all was settled: that is the next outage.
             Some(_) if writable != self.writable => self.finish(seen),
             Some(ended) => {
                 let answered = seen.first_answer.is_some() || seen.now.since(ended) >= SETTLED;
-                let done = seen.held == 0 && answered || seen.now.since(ended) >= OVERDUE;
+                let done = seen.held == 0 && answered && quiet || seen.now.since(ended) >= OVERDUE;
                 if done { self.finish(seen) } else { None }
             }
             None => None,
@@ -219,7 +235,8 @@ impl Recorder {
                 let (began, evidence) = self.evidence(old, seen);
                 let ended = writable.map(|_| seen.now);
                 let (planned, before) = (seen.topology.held, self.calm.clone());
-                self.open = Some(Open { old, began, evidence, planned, before, ended });
+                let still = (seen.now, seen.tally.clone());
+                self.open = Some(Open { old, began, evidence, planned, before, ended, still });
                 self.writable = writable.or(self.writable);
             }
             (None, _) => {

@@ -72,11 +72,15 @@ fn a_failover_is_told_from_the_first_doubt_to_the_last_held_session() {
     assert!(lab.at(2000, &changes).is_none(), "held sessions go on first");
     assert!(!lab.recorder.begins(&lab.topology));
     (lab.held, lab.first_answer) = (0, Some(2005));
-    let outage = lab.at(2020, &[]).unwrap();
+    assert!(lab.at(2249, &[]).is_none());
+    lab.tally.failed = vec![("40001", 5), ("08007", 1)];
+    assert!(lab.at(2260, &[]).is_none(), "others have not heard of it yet");
+    assert!(lab.at(2509, &[]).is_none());
+    let outage = lab.at(2510, &[]).unwrap();
     assert_eq!(outage.ending, Ending::Promotion);
     assert_eq!(outage.noticed_at, SystemTime::UNIX_EPOCH + Duration::from_secs(101));
-    assert_eq!(outage.work.failed, [("40001", 1), ("08007", 1)]);
-    insta::assert_snapshot!(outage.to_string(), @r#"failover 127.0.0.1:5432 -> 127.0.0.1:5433, epoch 2, timeline 2: loss noticed at 1970-01-01T00:01:41.000Z by "connection lost; then connection refused", writable after 1000 ms, first answer after 1005 ms; held 7, retried 0, replayed 0, failed 2 (1 40001, 1 08007)"#);
+    assert_eq!(outage.work.failed, [("40001", 2), ("08007", 1)]);
+    insta::assert_snapshot!(outage.to_string(), @r#"failover 127.0.0.1:5432 -> 127.0.0.1:5433, epoch 2, timeline 2: loss noticed at 1970-01-01T00:01:41.000Z by "connection lost; then connection refused", writable after 1000 ms, first answer after 1005 ms; held 7, retried 0, replayed 0, failed 3 (2 40001, 1 08007)"#);
     assert!(lab.at(9000, &[]).is_none(), "told once");
 }
 
@@ -103,7 +107,7 @@ fn a_restart_in_place_is_an_outage_and_a_moment_of_doubt_is_none() {
     assert!(lab.recorder.begins(&lab.topology));
     lab.first_answer = Some(10_420);
     assert!(lab.at(10_400, &[]).is_none());
-    let outage = lab.at(10_430, &[]).unwrap();
+    let outage = lab.at(10_650, &[]).unwrap();
     insta::assert_snapshot!(outage.to_string(), @r#"127.0.0.1:5432 is back, epoch 1, timeline 1: loss noticed at 1970-01-01T00:01:50.000Z by "57P03 the database system is shutting down", writable after 400 ms, first answer after 420 ms; held 0, retried 0, replayed 0, failed 0"#);
 }
 
@@ -134,7 +138,7 @@ fn a_switchover_is_told_as_one() {
     let changes = lab.promote();
     lab.first_answer = Some(2150);
     assert!(lab.at(2140, &changes).is_none());
-    let outage = lab.at(2160, &[]).unwrap();
+    let outage = lab.at(2390, &[]).unwrap();
     insta::assert_snapshot!(outage.to_string(), @r#"switchover 127.0.0.1:5432 -> 127.0.0.1:5433, epoch 2, timeline 2: loss noticed at 1970-01-01T00:01:42.000Z by "a planned switchover", writable after 140 ms, first answer after 150 ms; held 0, retried 0, replayed 0, failed 0"#);
 }
 
