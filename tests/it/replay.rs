@@ -99,10 +99,15 @@ async fn a_transaction_goes_on(loss: Loss) {
     let scene = replaying(1, |_| {}).await;
     let mut idle = in_transaction(&scene, 1).await;
     let mut busy = in_transaction(&scene, 2).await;
-    busy.send(&run("INSERT INTO t (a) SELECT 12 FROM pg_sleep(1)")).await;
+    let sleep = sleeps_on(scene.cluster.n(0));
+    busy.send(&run(&format!("INSERT INTO t (a) SELECT 12 FROM {sleep}"))).await;
     let mut pipeline = scene.raw().await;
-    let sent =
-        [run("BEGIN"), run("INSERT INTO t (a) VALUES (3)"), run("SELECT pg_sleep(1)"), run("SELECT 'end'")];
+    let sent = [
+        run("BEGIN"),
+        run("INSERT INTO t (a) VALUES (3)"),
+        run(&format!("SELECT {sleep}")),
+        run("SELECT 'end'"),
+    ];
     pipeline.send(&sent.concat()).await;
     scene.primary_says(SLEEPING, "2").await;
     pipeline.expect("12nCZ12nCZ").await;
@@ -299,9 +304,9 @@ async fn a_replay_that_is_lost_begins_again() {
     let scene = replaying(2, |_| {}).await;
     let mut raw = scene.raw().await;
     raw.query("BEGIN").await;
-    raw.query("INSERT INTO t (a) SELECT 1 FROM pg_sleep(1)").await;
-    raw.query("SAVEPOINT s").await;
     let (first, second) = (scene.cluster.n(1), scene.cluster.n(2));
+    raw.query(&format!("INSERT INTO t (a) SELECT 1 FROM {}", sleeps_on(first))).await;
+    raw.query("SAVEPOINT s").await;
     second.repoint(&scene.cluster.conninfo(first, second)).await.unwrap();
     Loss::Kill.strike(&scene);
     first.promote_and_wait(Promote::PgCtl).await.unwrap();
@@ -317,6 +322,11 @@ async fn a_replay_that_is_lost_begins_again() {
     scene.finish().await;
 }
 
+/// Takes for ever on that node, and no time on others.
+fn sleeps_on(node: &Node) -> String {
+    format!("pg_sleep(CASE current_setting('port') WHEN '{}' THEN 600 ELSE 0 END)", node.port())
+}
+
 /// Whoever waits for a replay can give up: by a cancel request, or by leaving.
 #[tokio::test]
 async fn a_replay_can_be_given_up() {
@@ -325,7 +335,7 @@ async fn a_replay_can_be_given_up() {
     let mut waiting = scene.raw().await;
     for session in [&mut raw, &mut gone] {
         session.query("BEGIN").await;
-        session.query("SELECT 1 FROM pg_sleep(0.5)").await;
+        session.query(&format!("SELECT 1 FROM {}", sleeps_on(scene.cluster.n(1)))).await;
     }
     waiting.query("BEGIN").await;
     Loss::Kill.strike(&scene);
