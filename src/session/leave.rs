@@ -70,7 +70,7 @@ impl Session {
         // The server commits what we have put into a transaction only when it is told to.
         let mut must_end = self.state.is_wrapping();
         // Whatever the server says to what is not in the pipeline, it says before it hangs up.
-        let whole = !(self.up.is_inside_message() || self.up.is_unread() || self.up.has_unseen());
+        let whole = !(self.is_halfway() || self.up.has_unseen());
         if !must_end {
             self.end_sending().await;
         }
@@ -97,8 +97,12 @@ impl Session {
 
     /// True when the server has answered everything and waits for nothing; the client may not have got it all yet.
     fn owes_nothing(&self) -> bool {
-        let half = self.up.is_inside_message() || self.up.is_unread();
-        self.attached.is_none() || (self.state.pipeline.is_idle() && !half)
+        self.attached.is_none() || (self.state.pipeline.is_idle() && !self.is_halfway())
+    }
+
+    /// True when the server has got a part of what the client means, or what nobody can read.
+    fn is_halfway(&self) -> bool {
+        self.up.is_inside_message() || self.up.is_unread()
     }
 
     /// The server gets the rest, be it half a message, and learns that nothing more comes: it does with that as it does
