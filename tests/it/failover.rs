@@ -7,36 +7,18 @@ use serde_json::json;
 
 use crate::harness::drivers::connect;
 use crate::harness::link::Mode;
+use crate::harness::loss::Loss;
 use crate::harness::raw;
 use crate::harness::scene::{Scene, linked_scene, scene};
 use crate::harness::{eventually, soon};
 
-/// How a primary is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
-    Kill,
-    StopFast,
-    StopImmediate,
-    Freeze,
-    Cut,
-}
-
-impl Loss {
-    async fn strike(self, scene: &Scene) {
-        let primary = scene.cluster.n(0);
-        match self {
-            Self::Kill => drop(primary.kill().unwrap()),
-            Self::StopFast => primary.ask_to_stop(Stop::Fast).unwrap(),
-            Self::StopImmediate => primary.ask_to_stop(Stop::Immediate).unwrap(),
-            Self::Freeze => primary.freeze().unwrap(),
-            Self::Cut => scene.links[0].cut(),
-        }
-        if matches!(self, Self::Kill | Self::StopFast | Self::StopImmediate) {
-            // What the standbys have by now is all they will ever get.
-            let receivers = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
-            for index in 1..scene.cluster.nodes().len() {
-                scene.cluster.n(index).wait_for(receivers, "0", Duration::from_secs(10)).await.unwrap();
-            }
+/// Loses the primary. What the standbys have then is all they will ever get.
+async fn strike(loss: Loss, scene: &Scene) {
+    loss.strike(scene);
+    if matches!(loss, Loss::Kill | Loss::StopFast | Loss::StopImmediate) {
+        let receivers = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        for index in 1..scene.cluster.nodes().len() {
+            scene.cluster.n(index).wait_for(receivers, "0", Duration::from_secs(10)).await.unwrap();
         }
     }
 }
@@ -53,7 +35,7 @@ async fn survives(loss: Loss) {
     inside.query("CREATE TABLE unfinished ()").await;
     oracle.more_writes(50).await;
 
-    loss.strike(&scene).await;
+    strike(loss, &scene).await;
     let mut config = scene.proxy.config();
     config.application_name("newcomer");
     let newcomer = tokio::spawn(async move {
@@ -135,7 +117,7 @@ async fn zombie_gets_nothing(loss: Loss) {
     let scene = linked_scene(2, |_| {}).await;
     let oracle = scene.oracle(2, 2).await;
     oracle.more_writes(20).await;
-    loss.strike(&scene).await;
+    strike(loss, &scene).await;
     let (new, _, _) = scene.promote_best().await;
     oracle.more_writes(20).await;
     let old = scene.cluster.n(0);

@@ -3,47 +3,39 @@
 use pgsteer::demo::node::{Promote, Stop};
 use pgsteer::demo::process::{Signal, send};
 
+use crate::harness::loss::Loss;
 use crate::harness::raw::{self, Raw, bind, copy_data, describe, execute, parse, query, sync};
 use crate::harness::scene::{Scene, linked_scene};
 use crate::harness::{LIMIT, eventually};
 
-/// How a primary is lost.
+/// How the primary goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
-    Kill,
-    StopFast,
-    StopImmediate,
-    Freeze,
-    Cut,
-    /// It is not lost at all: a standby is promoted beside it.
-    Live,
-    RestartFast,
-    RestartImmediate,
+enum Goes {
+    /// It is lost, and a standby promoted.
+    For(Loss),
+    /// It is stopped so and started again.
+    AndComesBack(Stop),
 }
 
-impl Loss {
+impl Goes {
     /// Loses the primary; the index of the node that is to serve then.
     async fn strike(self, scene: &Scene) -> usize {
-        let (primary, standby) = (scene.cluster.n(0), scene.cluster.n(1));
         match self {
-            Self::Kill => drop(primary.kill().unwrap()),
-            Self::StopFast => primary.ask_to_stop(Stop::Fast).unwrap(),
-            Self::StopImmediate => primary.ask_to_stop(Stop::Immediate).unwrap(),
-            Self::Freeze => primary.freeze().unwrap(),
-            Self::Cut => scene.links[0].cut(),
-            Self::Live => {}
-            Self::RestartFast | Self::RestartImmediate => {
-                let how = if self == Self::RestartFast { Stop::Fast } else { Stop::Immediate };
+            Self::For(loss) => {
+                loss.strike(scene);
+                scene.cluster.n(1).promote_and_wait(Promote::PgCtl).await.unwrap();
+                // Until then the old one serves, if it lives.
+                scene.wait_node(1, "role", "primary").await;
+                1
+            }
+            Self::AndComesBack(how) => {
+                let primary = scene.cluster.n(0);
                 primary.ask_to_stop(how).unwrap();
                 primary.wait_exit().await.unwrap();
                 primary.start().await.unwrap();
-                return 0;
+                0
             }
         }
-        standby.promote_and_wait(Promote::PgCtl).await.unwrap();
-        // Until then the old one serves, if it lives.
-        scene.wait_node(1, "role", "primary").await;
-        1
     }
 }
 
@@ -109,7 +101,7 @@ fn quiet_rows() -> Vec<Row> {
     vec![
         Row::new("between transactions", &["SET work_mem = '7MB'", "PREPARE p AS SELECT 1"])
             .says("SHOW work_mem", "T D7MB CSHOW ZI")
-            .says("EXECUTE p", "T D1 CSELECT 1 ZI"),
+            .says("EXECUTE p", "T D1 CSELECT_1 ZI"),
         Row::new("in a transaction", OPEN)
             .says("SELECT 1", told)
             .says("SELECT 1", "E25P02 ZE")
@@ -124,10 +116,10 @@ fn quiet_rows() -> Vec<Row> {
         Row::new("in a transaction, then a pipeline", OPEN).then(
             [batch("INSERT INTO t VALUES ('lost')"), batch("SELECT 1"), batch("COMMIT"), batch("SELECT 2")]
                 .concat(),
-            "E40001 ZE E25P02 ZE 1 2 n CROLLBACK ZI 1 2 T D2 CSELECT 1 ZI",
+            "E40001 ZE E25P02 ZE 1 2 n CROLLBACK ZI 1 2 T D2 CSELECT_1 ZI",
         ),
         Row::new("in a transaction, then a pipeline that begins with COMMIT", OPEN)
-            .then([batch("COMMIT"), batch("SELECT 3")].concat(), "1 2 n E40001 ZI 1 2 T D3 CSELECT 1 ZI"),
+            .then([batch("COMMIT"), batch("SELECT 3")].concat(), "1 2 n E40001 ZI 1 2 T D3 CSELECT_1 ZI"),
         Row::new("in a failed transaction", &["BEGIN", "SELECT 1/0"])
             .says("SELECT 1", told)
             .says("COMMIT", "CROLLBACK ZI"),
@@ -147,7 +139,7 @@ fn busy_rows() -> Vec<Row> {
         Row::new("a DO", &[]).waits(query("DO $$ BEGIN INSERT INTO locked VALUES (1); END $$"), unknown),
         // No standby has got that far, so the primary is asked.
         Row::new("a read", &["SET pgsteer.min_lsn = '0/FFFFFFF'"])
-            .waits(query("SELECT count(*) FROM locked"), "T D0 CSELECT 1 ZI"),
+            .waits(query("SELECT count(*) FROM locked"), "T D0 CSELECT_1 ZI"),
         Row::new("a statement in a transaction", OPEN)
             .waits(query(BLOCKED), told)
             .says("COMMIT", "CROLLBACK ZI"),
@@ -167,7 +159,7 @@ fn busy_rows() -> Vec<Row> {
             .says("ROLLBACK", "CROLLBACK ZI"),
         Row::new("a COPY", &[])
             .waits(copy, "G E40001 ZI")
-            .then([copy_data(b"lost\n"), raw::copy_done(), query("SELECT 4")].concat(), "T D4 CSELECT 1 ZI"),
+            .then([copy_data(b"lost\n"), raw::copy_done(), query("SELECT 4")].concat(), "T D4 CSELECT_1 ZI"),
         Row::new("a COMMIT", OPEN).stopped(query("COMMIT"), unknown),
         Row::new("a COMMIT in a batch", OPEN).stopped(batch("COMMIT"), unknown),
         Row::new("COMMIT AND CHAIN", OPEN).stopped(query("COMMIT AND CHAIN"), unknown),
@@ -208,11 +200,6 @@ async fn hears(raw: &mut Raw, wanted: &str) -> String {
     words.join(" ")
 }
 
-/// The same as one is written in the table.
-fn normal(wanted: &str) -> String {
-    wanted.replace("CSELECT 1", "CSELECT_1")
-}
-
 /// A session for each row, up to the loss.
 async fn prepare(scene: &Scene, rows: &[Row]) -> Vec<Raw> {
     let mut sessions = Vec::new();
@@ -244,19 +231,19 @@ async fn prepare(scene: &Scene, rows: &[Row]) -> Vec<Raw> {
 /// The client is told what its row says, and goes on at the node of that port.
 async fn goes_on(row: &Row, raw: &mut Raw, port: &str) -> Result<(), String> {
     let told = |heard: String, wanted: &str| {
-        if heard == normal(wanted) { Ok(()) } else { Err(format!("{heard}, not {wanted}")) }
+        if heard == wanted { Ok(()) } else { Err(format!("{heard}, not {wanted}")) }
     };
-    told(hears(raw, &normal(row.hears)).await, row.hears)?;
+    told(hears(raw, row.hears).await, row.hears)?;
     for (bytes, wanted) in &row.after {
         raw.send(bytes).await;
-        told(hears(raw, &normal(wanted)).await, wanted)?;
+        told(hears(raw, wanted).await, wanted)?;
     }
     raw.send(&query("/* pgsteer: primary */ SHOW port")).await;
     let wanted = format!("T D{port} CSHOW ZI");
     told(hears(raw, &wanted).await, &wanted)
 }
 
-async fn table_holds(loss: Loss) {
+async fn table_holds(goes: Goes) {
     let scene = linked_scene(1, |spec| {
         spec.raw("route.split", "\"auto\"").raw("pool.size", "60").raw("pool.max_pinned", "60");
     })
@@ -271,10 +258,10 @@ async fn table_holds(loss: Loss) {
     locker.query("BEGIN; LOCK TABLE locked").await;
     let mut rows: Vec<Row> = [quiet_rows(), busy_rows(), pinned_rows()].into_iter().flatten().collect();
     // The server would wait for ever for a process that does nothing.
-    rows.retain(|row| loss != Loss::RestartFast || !matches!(row.doing, Doing::Stopped(_)));
+    rows.retain(|row| goes != Goes::AndComesBack(Stop::Fast) || !matches!(row.doing, Doing::Stopped(_)));
     let mut sessions = prepare(&scene, &rows).await;
 
-    let new = loss.strike(&scene).await;
+    let new = goes.strike(&scene).await;
     let port = scene.cluster.n(new).port().to_string();
     let mut surprises = Vec::new();
     for (row, raw) in rows.iter().zip(&mut sessions) {
@@ -282,48 +269,48 @@ async fn table_holds(loss: Loss) {
             surprises.push(format!("{}: {surprise}", row.name));
         }
     }
-    assert!(surprises.is_empty(), "{loss:?}: {surprises:#?}");
-    assert_eq!(first.value("SELECT count(*) FROM t WHERE a = 'lost'").await, "0", "{loss:?}");
+    assert!(surprises.is_empty(), "{goes:?}: {surprises:#?}");
+    assert_eq!(first.value("SELECT count(*) FROM t WHERE a = 'lost'").await, "0", "{goes:?}");
     drop((sessions, first, locker));
     scene.finish().await;
 }
 
 #[tokio::test]
 async fn a_primary_is_killed() {
-    table_holds(Loss::Kill).await;
+    table_holds(Goes::For(Loss::Kill)).await;
 }
 
 #[tokio::test]
 async fn a_primary_is_stopped_fast() {
-    table_holds(Loss::StopFast).await;
+    table_holds(Goes::For(Loss::StopFast)).await;
 }
 
 #[tokio::test]
 async fn a_primary_is_stopped_at_once() {
-    table_holds(Loss::StopImmediate).await;
+    table_holds(Goes::For(Loss::StopImmediate)).await;
 }
 
 #[tokio::test]
 async fn a_primary_freezes() {
-    table_holds(Loss::Freeze).await;
+    table_holds(Goes::For(Loss::Freeze)).await;
 }
 
 #[tokio::test]
 async fn a_primary_is_cut_off() {
-    table_holds(Loss::Cut).await;
+    table_holds(Goes::For(Loss::Cut)).await;
 }
 
 #[tokio::test]
 async fn a_standby_is_promoted_beside_its_primary() {
-    table_holds(Loss::Live).await;
+    table_holds(Goes::For(Loss::Live)).await;
 }
 
 #[tokio::test]
 async fn a_primary_is_restarted() {
-    table_holds(Loss::RestartFast).await;
+    table_holds(Goes::AndComesBack(Stop::Fast)).await;
 }
 
 #[tokio::test]
 async fn a_primary_crashes_and_comes_back() {
-    table_holds(Loss::RestartImmediate).await;
+    table_holds(Goes::AndComesBack(Stop::Immediate)).await;
 }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use pgsteer::demo::node::{Node, Promote};
 
+use crate::harness::loss::Loss;
 use crate::harness::proxy::ProxySpec;
 use crate::harness::raw::{self, Raw, bind, describe, execute, parse, query, sync};
 use crate::harness::scene::{Scene, linked_scene};
 use crate::harness::{LIMIT, eventually};
-use crate::resolve::{Loss, all_committed, commits, conversation, hears, resolving_with, stop_following};
+use crate::resolve::{all_committed, commits, conversation, hears, resolving_with, stop_following};
 
 const SLEEPING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
 

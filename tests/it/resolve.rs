@@ -2,42 +2,11 @@
 
 use pgsteer::demo::node::{Promote, Stop};
 
+use crate::harness::loss::Loss;
 use crate::harness::proxy::ProxySpec;
 use crate::harness::raw::{self, Frame, Raw, bind, describe, execute, parse, query, sync};
 use crate::harness::scene::{Scene, linked_scene};
 use crate::harness::{LIMIT, eventually};
-
-/// How a primary is lost while COMMITs are under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loss {
-    /// SIGKILL, all of it.
-    Kill,
-    /// Its sessions are ended in order.
-    StopFast,
-    /// Its sessions are ended at once.
-    StopImmediate,
-    /// SIGSTOP: it is there and does nothing.
-    Freeze,
-    /// The network swallows everything.
-    Cut,
-    /// It is not lost at all: a standby is promoted beside it.
-    Live,
-}
-
-impl Loss {
-    /// Loses the primary.
-    pub fn strike(self, scene: &Scene) {
-        let primary = scene.cluster.n(0);
-        match self {
-            Self::Kill => drop(primary.kill().unwrap()),
-            Self::StopFast => primary.ask_to_stop(Stop::Fast).unwrap(),
-            Self::StopImmediate => primary.ask_to_stop(Stop::Immediate).unwrap(),
-            Self::Freeze => primary.freeze().unwrap(),
-            Self::Cut => scene.links[0].cut(),
-            Self::Live => {}
-        }
-    }
-}
 
 /// How a client commits.
 const WAYS: usize = 4;

@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod drivers;
 pub mod link;
+pub mod loss;
 pub mod oracle;
 pub mod proxy;
 pub mod raw;
