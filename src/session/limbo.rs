@@ -17,10 +17,20 @@ pub struct Limbo {
     error: Option<PgError>,
     /// The client is in a transaction block.
     block: bool,
-    /// Everything up to the next Sync is passed over.
-    skip: bool,
+    skip: Skip,
     /// The batch under way ends the block this way.
     exit: Option<Effect>,
+}
+
+/// What is passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Skip {
+    Nothing,
+    /// Everything up to the next Sync, as a server does after an error.
+    Failed,
+    /// The same, for an error that the client was told of an earlier batch as well: had it come alone, this batch could
+    /// still end the block.
+    Lost,
 }
 
 /// Whether the session may go on to a backend.
@@ -35,17 +45,18 @@ pub enum Step {
 impl Limbo {
     /// The client's transaction block is gone; `error` is told at its next message, if it has not been told.
     pub fn block(error: Option<PgError>) -> Self {
-        Self { error, block: true, skip: false, exit: None }
+        Self { error, block: true, skip: Skip::Nothing, exit: None }
     }
 
     /// The client's next request fails with `error`.
     pub fn refusal(error: PgError) -> Self {
-        Self { error: Some(error), block: false, skip: false, exit: None }
+        Self { error: Some(error), block: false, skip: Skip::Nothing, exit: None }
     }
 
-    /// The client was told and sends the rest of a batch, which is passed over; `block` as in [`Limbo::block`].
+    /// The client was told and sends the rest of a batch, which is passed over; `block` as in [`Limbo::block`]. That ends
+    /// when the batch runs what was bound to end it.
     pub fn rest_of_batch(block: bool) -> Self {
-        Self { error: None, block, skip: true, exit: None }
+        Self { error: None, block, skip: Skip::Lost, exit: None }
     }
 
     fn status(&self) -> u8 {
@@ -53,7 +64,7 @@ impl Limbo {
     }
 
     fn step(&self) -> Step {
-        if self.block || self.skip || self.error.is_some() || self.exit.is_some() {
+        if self.block || self.skip != Skip::Nothing || self.error.is_some() || self.exit.is_some() {
             Step::Stay
         } else {
             Step::Leave
@@ -71,7 +82,7 @@ impl Limbo {
     ) -> Step {
         match kind {
             Kind::Sync => self.sync(out),
-            _ if self.skip => return Step::Stay,
+            _ if self.skip != Skip::Nothing => self.pass_over(kind, body, prepared),
             Kind::Query => self.query(body, out),
             Kind::FunctionCall => {
                 self.fail(out);
@@ -88,8 +99,25 @@ impl Limbo {
         self.step()
     }
 
+    fn pass_over(&mut self, kind: Kind, body: &[u8], prepared: &mut Prepared) {
+        match (self.skip, kind) {
+            (Skip::Lost, Kind::Bind) => {
+                if let Some(bind) = frontend::bind(body) {
+                    prepared.bind(bind.portal, bind.statement);
+                }
+            }
+            (Skip::Lost, Kind::Execute) => {
+                let portal = frontend::execute(body).and_then(|portal| prepared.portal(portal));
+                if let Some([Effect::Commit | Effect::Rollback]) = portal.map(|effects| &effects[..]) {
+                    self.block = false;
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn sync(&mut self, out: &mut Vec<u8>) {
-        self.skip = false;
+        self.skip = Skip::Nothing;
         self.exit = None;
         encode::ready_for_query(out, self.status());
     }
@@ -101,7 +129,7 @@ impl Limbo {
 
     fn fail_batch(&mut self, out: &mut Vec<u8>) {
         self.fail(out);
-        self.skip = true;
+        self.skip = Skip::Failed;
         self.exit = None;
     }
 
@@ -163,9 +191,10 @@ impl Limbo {
             Some(exit) => {
                 let failed = exit == Effect::Commit && self.error.is_some();
                 self.leave_block(&exit, out);
-                self.skip = failed;
-                // The batch goes on to its Sync: what follows belongs to it.
-                if !failed {
+                if failed {
+                    self.skip = Skip::Failed;
+                } else {
+                    // The batch goes on to its Sync: what follows belongs to it.
                     self.exit = Some(Effect::None);
                 }
             }
@@ -294,6 +323,21 @@ mod tests {
             talk(&mut limbo, &mut prepared, &[(b'E', "\0\0\0\0\0"), (b'S', "")]),
             ("ZI".into(), Step::Leave)
         );
+    }
+
+    #[test]
+    fn the_rest_of_a_batch_ends_the_block_if_that_was_bound_to_do_so() {
+        let mut prepared = Prepared::new(1000);
+        prepared.set_unnamed(b"", Some([Effect::Commit].into()), false);
+        prepared.bind(b"", b"");
+        let rest = [(b'E', "\0\0\0\0\0"), (b'S', "")];
+        assert_eq!(talk(&mut Limbo::rest_of_batch(true), &mut prepared, &rest), ("ZI".into(), Step::Leave));
+        // What failed here stays failed.
+        let mut limbo = Limbo::block(None);
+        assert_eq!(talk(&mut limbo, &mut prepared, &rest), ("E25P02 ZE".into(), Step::Stay));
+        prepared.insert(b"other", Statement::default());
+        let other = [(b'B', "\0other\0\0\0\0\0\0\0"), rest[0], rest[1]];
+        assert_eq!(talk(&mut Limbo::rest_of_batch(true), &mut prepared, &other), ("ZE".into(), Step::Stay));
     }
 
     #[test]

@@ -151,6 +151,10 @@ fn busy_rows() -> Vec<Row> {
             .says("ROLLBACK", "CROLLBACK ZI"),
         Row::new("a pipeline with its COMMIT", OPEN)
             .waits([batch(BLOCKED), batch("COMMIT")].concat(), "E08007 ZI E08007 ZI"),
+        Row::new("a pipeline of a transaction", &[]).waits(
+            [batch("BEGIN"), batch(BLOCKED), batch("COMMIT")].concat(),
+            "1 2 n CBEGIN ZT E08007 ZI E08007 ZI",
+        ),
         Row::new("a pipeline with its ROLLBACK", OPEN)
             .waits([batch(BLOCKED), batch("ROLLBACK")].concat(), "E40001 ZI E40001 ZI"),
         Row::new("half a batch", OPEN)

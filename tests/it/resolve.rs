@@ -7,6 +7,7 @@ use crate::harness::proxy::ProxySpec;
 use crate::harness::raw::{self, Frame, Raw, bind, describe, execute, parse, query, sync};
 use crate::harness::scene::{Scene, linked_scene};
 use crate::harness::{LIMIT, eventually};
+use pgsteer::demo::process::{Signal, send};
 
 /// How a client commits.
 const WAYS: usize = 4;
@@ -372,10 +373,14 @@ async fn nobody_notices_that_commits_are_tracked() {
     scene.finish().await;
 }
 
-/// A COPY that has not ended and a pipeline in a block, when the primary is lost: nothing of both was kept.
-async fn copy_and_pipeline(loss: Loss) {
-    let scene = linked_scene(1, |_| {}).await;
-    let (mut copy, mut pipeline) = (scene.raw().await, scene.raw().await);
+/// A COPY that has not ended and pipelines with their BEGIN and COMMIT, when the primary is lost: nothing of all that was
+/// kept, and no client is in a block.
+async fn copy_and_pipelines(loss: Loss) {
+    let scene = linked_scene(1, |spec| {
+        spec.raw("retry.resolve_commit", "true");
+    })
+    .await;
+    let (mut copy, mut pipeline, mut stopped) = (scene.raw().await, scene.raw().await, scene.raw().await);
     copy.query("CREATE TABLE t (a int)").await;
     let standby = scene.cluster.n(1);
     scene.cluster.wait_caught_up(standby, scene.cluster.n(0)).await.unwrap();
@@ -385,6 +390,9 @@ async fn copy_and_pipeline(loss: Loss) {
     let run = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0), sync()].concat();
     let sent =
         [run("BEGIN"), run("INSERT INTO t VALUES (3)"), run("SELECT pg_sleep(600)"), run("COMMIT")].concat();
+    let pid = stopped.backend_pid().await;
+    send(Signal::Stop, &[pid as u32]).unwrap();
+    stopped.send(&sent).await;
     pipeline.send(&sent).await;
     scene.primary_says("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'", "1").await;
     pipeline.expect("12CZ12CZ").await;
@@ -399,24 +407,39 @@ async fn copy_and_pipeline(loss: Loss) {
     );
     copy.send(&[raw::copy_data(b"4\n"), raw::copy_done()].concat()).await;
     assert_eq!(copy.value("SELECT count(*) FROM t").await, "0", "{loss:?}");
-    // Its COMMIT was sent behind a statement that never ended.
-    let frames = hears(&mut pipeline).await;
-    assert!(["40001", "08007"].contains(&frames[0].sqlstate().as_str()), "{loss:?}: {frames:?}");
-    hears(&mut pipeline).await;
-    pipeline.query("ROLLBACK").await;
-    assert_eq!(pipeline.value("SELECT count(*) FROM t").await, "0", "{loss:?}");
-    drop((copy, pipeline));
+    // Its COMMIT has waited for a statement that never ended.
+    for status in [&b"E"[..], b"I"] {
+        let frames = hears(&mut pipeline).await;
+        assert_eq!(
+            (frames[0].sqlstate().as_str(), &frames[1].body[..]),
+            ("40001", status),
+            "{loss:?}: {frames:?}"
+        );
+    }
+    // Had its BEGIN failed, the INSERT would have committed by itself.
+    for status in [&b"E"[..], b"E", b"E", b"I"] {
+        let frames = hears(&mut stopped).await;
+        assert_eq!(
+            (frames[0].sqlstate().as_str(), &frames[1].body[..]),
+            ("08007", status),
+            "{loss:?}: {frames:?}"
+        );
+    }
+    for raw in [&mut pipeline, &mut stopped] {
+        assert_eq!(raw.value("SELECT count(*) FROM t").await, "0", "{loss:?}");
+    }
+    drop((copy, pipeline, stopped));
     scene.finish().await;
 }
 
 #[tokio::test]
-async fn a_copy_and_a_pipeline_under_way_when_the_primary_is_killed() {
-    copy_and_pipeline(Loss::Kill).await;
+async fn a_copy_and_pipelines_under_way_when_the_primary_is_killed() {
+    copy_and_pipelines(Loss::Kill).await;
 }
 
 #[tokio::test]
-async fn a_copy_and_a_pipeline_under_way_when_a_standby_is_promoted_beside() {
-    copy_and_pipeline(Loss::Live).await;
+async fn a_copy_and_pipelines_under_way_when_a_standby_is_promoted_beside() {
+    copy_and_pipelines(Loss::Live).await;
 }
 
 /// Statements that a session has prepared before, on backends that may have them already or not.
