@@ -364,7 +364,8 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Find out what became of a COMMIT whose answer was lost with the server, and of an INSERT, UPDATE, DELETE, MERGE or \
          SELECT outside a transaction. Costs these one round trip more to the server."),
     option("retry.listen", Kind::Flag, "false", Class::Live,
-        "Renew LISTEN on a new primary. Not available in this version."),
+        "Keep sessions that LISTEN when their server is lost: the new primary listens to the same channels. Otherwise their \
+         connection is closed with 57P01. Notifications sent in between are lost either way."),
     option("admin.http", Kind::Text, "\"127.0.0.1:9632\"", Class::Restart,
         "Address of `/metrics`, `/livez`, `/readyz` and `/topology`; \"\" turns it off."),
     option("admin.users", Kind::List, "[\"postgres\"]", Class::NewSessions,

@@ -370,7 +370,6 @@ fn everything_wrong_is_told_at_once_in_the_order_of_the_file() {
     proxy.toml:27: pool.warm: is -1; write a number between 0 and 1000
     proxy.toml:28: pool.max_clients: is too large; write a number between 1 and 1000000
     proxy.toml:31: route.consistency: is true or false; write text in quotes
-    proxy.toml:33: retry.listen: true is not available in this version; write false or leave the line out
     proxy.toml:34: retry.reads: is the text "yes"; write true or false
     proxy.toml:36: admin.http: "localhost:9632" is not an IP address with a port; write it like "127.0.0.1:9632" or "[::]:9632", or "" to turn it off
     proxy.toml:39: log.level: "loud" is not a level; write "error", "warn", "info", "debug", "trace" or "off", or add modules: "info,pgsteer::pool=debug"
@@ -438,7 +437,6 @@ listen = true
 fn what_is_not_built_is_refused() {
     assert_snapshot!(errors(NOT_BUILT), @r#"
     proxy.toml:5: auth.source: "passthrough" is not available in this version; write "query" or "static"
-    proxy.toml:15: retry.listen: true is not available in this version; write false or leave the line out
     "#);
     let defaults = "[route]\nconsistency = \"session\"\nread_functions = []\n[retry]\nreads = true\n[limits]\nclient_write_timeout = \"60s\"\n[pool]\nsize = 1";
     assert_eq!(

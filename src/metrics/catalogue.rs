@@ -69,6 +69,10 @@ const REPLAYED: Family = counter(
     "pgsteer_transactions_replayed_total",
     "Open transactions that were lost with their server and, with `retry.transactions`, run again, by what came of it",
 );
+const LISTENED_AGAIN: Family = counter(
+    "pgsteer_listened_again_total",
+    "Sessions whose LISTENs were lost with their server and, with `retry.listen`, made again on the new primary",
+);
 const SESSIONS_KILLED: Family = counter("pgsteer_sessions_killed_total", "Sessions ended from the console");
 const HOLDS_STARTED: Family =
     counter("pgsteer_holds_started_total", "Statements and logins that had to wait for a primary");
@@ -163,6 +167,8 @@ pub enum Counter {
     ReplayFailed,
     /// It was none that may be replayed.
     ReplayRefused,
+    /// A session's LISTENs were made again.
+    ListenedAgain,
     /// A session was ended from the console.
     SessionKilled,
     /// Work began to wait for a primary.
@@ -277,6 +283,7 @@ pub(super) const COUNTERS: &[Naming] = &[
     (Counter::ReplayDiffered, REPLAYED, Some(("result", "differed"))),
     (Counter::ReplayFailed, REPLAYED, Some(("result", "failed"))),
     (Counter::ReplayRefused, REPLAYED, Some(("result", "refused"))),
+    (Counter::ListenedAgain, LISTENED_AGAIN, None),
     (Counter::SessionKilled, SESSIONS_KILLED, None),
     (Counter::HoldStarted, HOLDS_STARTED, None),
     (Counter::HoldClientGone, HOLDS_ENDED, Some(("result", "client_gone"))),

@@ -172,8 +172,8 @@ impl Session {
             let mut pause = deadline;
             match self.target(&topology) {
                 Ok(target) => match self.try_node(target, &topology, deadline).await? {
-                    Attempt::Attached => return Ok(()),
-                    Attempt::Again => continue,
+                    Attempt::Attached if self.relisten().await? => return Ok(()),
+                    Attempt::Attached | Attempt::Again => continue,
                     Attempt::Retry if self.may_use_primary() => {
                         return Err(NoBackend::Refused(no_standby(began.elapsed())));
                     }

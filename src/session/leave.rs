@@ -43,7 +43,12 @@ impl Session {
                     self.drop_backend(Verdict::Close);
                 }
                 Event::Signals(signals) => self.signals(signals)?,
-                Event::Request | Event::Terminate | Event::Violation(_) | Event::Doubt | Event::Drained => {
+                Event::Unheard
+                | Event::Request
+                | Event::Terminate
+                | Event::Violation(_)
+                | Event::Doubt
+                | Event::Drained => {
                     break;
                 }
             }

@@ -121,7 +121,7 @@ impl Session {
             );
             return Err(End::Cut);
         }
-        if let Some(error) = self.state.take_lost_pins() {
+        if let Some(error) = self.state.take_lost_pins(self.ctx.settings.load().retry.listen) {
             if error.severity == crate::wire::error::Severity::Fatal {
                 return Err(End::Told(error));
             }

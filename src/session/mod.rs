@@ -15,6 +15,7 @@ pub mod directory;
 mod doubt;
 mod leave;
 pub mod limbo;
+mod listener;
 pub mod login;
 mod loss;
 mod name;

@@ -5,11 +5,13 @@
 //! sockets or nodes.
 
 mod before;
+mod channels;
 mod several;
 
 use std::borrow::Cow;
 
 use before::Before;
+use channels::Channels;
 
 use super::name::{self, Server};
 use crate::pool::{self, Applied, Setting};
@@ -66,7 +68,9 @@ pub struct Params {
     pins: Pins,
     /// Causes that may have ended since the server was asked.
     doubtful: Pins,
-    /// What the transaction has changed of them, in few sessions.
+    /// What it listens to, in few sessions.
+    channels: Option<Box<Channels>>,
+    /// What the transaction has changed of reported parameters, in few sessions.
     before: Option<Box<Before>>,
     pending: Vec<Effect>,
     savepoints: Vec<(Vec<u8>, usize)>,
@@ -270,11 +274,15 @@ impl Params {
     pub fn resolve(&mut self, asked: Pins, hold: Pins) {
         self.pins = self.pins.without(asked).union(hold);
         self.doubtful = self.doubtful.without(asked);
+        if asked.contains(PinCause::Listen) && !hold.contains(PinCause::Listen) {
+            self.channels = None;
+        }
     }
 
     /// These may hold: where the server can be asked, it must be.
     pub fn suspect(&mut self, pins: Pins) {
         self.pins = self.pins.union(pins);
+        self.note_unknown_channels(pins);
         for cause in ASKABLE.into_iter().filter(|cause| pins.contains(*cause)) {
             self.doubtful.insert(cause);
         }
@@ -418,8 +426,26 @@ impl Params {
             Effect::Prepare { name, statement } => keep(&mut self.prepares, &mut self.pins, name, statement),
             Effect::Deallocate(name) => self.prepares.retain(|known| known.key != name),
             Effect::DeallocateAll => self.prepares.clear(),
-            Effect::Pin(pins) => self.pins = self.pins.union(pins),
-            Effect::Unpin(cause) => self.pins.remove(cause),
+            Effect::Listen(name) => {
+                self.pins.insert(PinCause::Listen);
+                self.channels.get_or_insert_default().listen(&name);
+            }
+            Effect::Unlisten(name) => {
+                if let Some(channels) = self.channels.as_mut() {
+                    channels.unlisten(&name);
+                }
+                self.apply(Effect::MayUnpin(PinCause::Listen));
+            }
+            Effect::Pin(pins) => {
+                self.pins = self.pins.union(pins);
+                self.note_unknown_channels(pins);
+            }
+            Effect::Unpin(cause) => {
+                self.pins.remove(cause);
+                if cause == PinCause::Listen {
+                    self.channels = None;
+                }
+            }
             Effect::MayUnpin(cause) if self.pins.contains(cause) => self.doubtful.insert(cause),
             _ => {}
         }
@@ -433,6 +459,7 @@ impl Params {
         left.insert(PinCause::Library);
         self.pins = self.pins.without(self.pins.without(left));
         self.doubtful = Pins::default();
+        self.channels = None;
     }
 
     fn set(&mut self, name: String, statement: Vec<u8>) {

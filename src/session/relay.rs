@@ -57,6 +57,8 @@ pub enum Event {
     Doubt,
     /// The server refused what was to be set before the client's statement.
     SettingRefused,
+    /// The session listens to channels, and no backend does that for it.
+    Unheard,
     /// Signals from outside.
     Signals(Signals),
 }
@@ -99,6 +101,9 @@ impl Session {
         self.end_lease();
         if self.draining && self.state.is_quiet() && !self.is_replaying() {
             return Poll::Ready(Event::Drained);
+        }
+        if self.is_unheard() {
+            return Poll::Ready(Event::Unheard);
         }
         let signals = ready!(self.entry.mailbox.poll(cx));
         Poll::Ready(Event::Signals(signals))

@@ -168,7 +168,7 @@ impl Session {
         self.began = None;
         self.state.lose();
         self.state.params.unreport();
-        drop(self.state.take_lost_pins());
+        drop(self.state.take_lost_pins(self.ctx.settings.load().retry.listen));
         if let Some(record) = self.state.record.as_deref_mut() {
             record.journal.clear();
         }

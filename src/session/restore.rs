@@ -135,6 +135,22 @@ pub async fn send(
     Ok(())
 }
 
+/// Runs statements of ours that must succeed. What comes for the client meanwhile is added to `heard`.
+pub async fn run(
+    backend: &mut Backend,
+    statements: &[u8],
+    deadline: Instant,
+    heard: &mut Vec<u8>,
+) -> Result<(), RestoreError> {
+    let mut bytes = Vec::new();
+    encode::query(&mut bytes, statements);
+    let mut reported = Reported::default();
+    let exchange = exchange(backend, &bytes, 1, &mut reported);
+    let failed = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)??;
+    heard.append(&mut reported.heard);
+    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(RestoreError::Refused(error)))
+}
+
 /// Asks one question that is answered by one row of one column; `None` when the server refuses to answer. What comes for
 /// the client meanwhile is added to `heard`.
 pub async fn ask(

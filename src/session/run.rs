@@ -255,6 +255,7 @@ impl Session {
                 Ok(())
             }
             Event::StandbySilent => self.standby_silent(),
+            Event::Unheard => self.listen_again().await,
             Event::ClientSlow => {
                 let user = &self.login.user;
                 info!(
@@ -445,7 +446,7 @@ mod tests {
 
     #[test]
     fn an_idle_session_stays_small() {
-        assert!(size_of::<Session>() <= 1184, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() <= 1192, "{}", size_of::<Session>());
         assert!(future_bytes(Session::run) <= 256, "{}", future_bytes(Session::run));
     }
 }

@@ -160,7 +160,8 @@ impl State {
             Kind::Parse => frontend::parse(body).map(|parse| parse.sql),
             _ => None,
         };
-        let binds = |effect: &Effect| matches!(effect, Effect::Pin(_) | Effect::Prepare { .. });
+        let binds =
+            |effect: &Effect| matches!(effect, Effect::Pin(_) | Effect::Listen(_) | Effect::Prepare { .. });
         self.text_effects(sql).is_some_and(|effects| effects.iter().any(binds))
     }
 

@@ -7,7 +7,7 @@ mod fate;
 mod unseen;
 
 use fate::is_harmless;
-pub use fate::{Answer, Loss, fate_unknown, read_lost, rolled_back};
+pub use fate::{Answer, Loss, fate_unknown, listener_lost, read_lost, rolled_back};
 pub use unseen::Unseen;
 
 use std::rc::Rc;

@@ -5,7 +5,7 @@
 
 use super::characteristics::modes;
 use super::functions::{Body, Function, function};
-use super::glance::looks_plain;
+use super::glance::{looks_plain, without_doubles};
 use super::hidden::Hidden;
 use super::lexer::{Lexer, Token};
 use super::pins::{PinCause, Pins};
@@ -59,6 +59,10 @@ pub enum Effect {
     DeallocateAll,
     /// A temporary table that the end of the transaction drops.
     TempInBlock,
+    /// LISTEN, to the channel of that name.
+    Listen(Vec<u8>),
+    /// UNLISTEN of one channel: the session may listen to others.
+    Unlisten(Vec<u8>),
     /// Something that only this backend has.
     Pin(Pins),
     /// The end of all causes of one kind.
@@ -153,7 +157,7 @@ impl<'a> Statement<'a> {
             b"release" => self.savepoint_name().map_or(Effect::None, Effect::Release),
             b"prepare" => self.prepare(),
             b"deallocate" => self.deallocate(),
-            b"listen" => Effect::Pin(PinCause::Listen.into()),
+            b"listen" => self.name().map_or(Effect::Pin(PinCause::Listen.into()), Effect::Listen),
             b"unlisten" => self.unlisten(),
             b"create" => self.create(),
             b"drop" => Effect::MayUnpin(PinCause::TempTable),
@@ -173,7 +177,7 @@ impl<'a> Statement<'a> {
     fn name(&mut self) -> Option<Vec<u8>> {
         match self.next()? {
             Token::Word(word) => Some(word.to_ascii_lowercase()),
-            Token::QuotedName(name) => Some(name.to_vec()),
+            Token::QuotedName(name) => Some(without_doubles(name)),
             _ => None,
         }
     }
@@ -341,12 +345,12 @@ impl<'a> Statement<'a> {
     }
 
     fn unlisten(&mut self) -> Effect {
-        // Other channels may still be listened to after UNLISTEN of one.
+        let before = self.lexer.clone();
         if self.next() == Some(Token::Mark(b'*')) {
-            Effect::Unpin(PinCause::Listen)
-        } else {
-            Effect::MayUnpin(PinCause::Listen)
+            return Effect::Unpin(PinCause::Listen);
         }
+        self.lexer = before;
+        self.name().map_or(Effect::MayUnpin(PinCause::Listen), Effect::Unlisten)
     }
 
     fn close(&mut self) -> Effect {
@@ -581,9 +585,10 @@ mod tests {
     #[test]
     fn pins() {
         let pin = |cause: PinCause| Effect::Pin(cause.into());
-        assert_eq!(one("LISTEN x"), pin(PinCause::Listen));
+        assert_eq!(one("LISTEN x"), Effect::Listen(b"x".into()));
+        assert_eq!(one("listen \"A \"\"b\""), Effect::Listen(b"A \"b".into()));
         assert_eq!(one("UNLISTEN *"), Effect::Unpin(PinCause::Listen));
-        assert_eq!(one("UNLISTEN x"), Effect::MayUnpin(PinCause::Listen));
+        assert_eq!(one("UNLISTEN X"), Effect::Unlisten(b"x".into()));
         assert_eq!(one("create temp table t (a int)"), pin(PinCause::TempTable));
         assert_eq!(one("CREATE UNLOGGED TABLE t (temp int)"), Effect::None);
         assert_eq!(one("create table pg_temp.t (a int)"), pin(PinCause::TempTable));

@@ -31,7 +31,7 @@ pub fn statement_name(sql: &[u8], standard_strings: bool) -> Option<(Vec<u8>, st
 }
 
 /// A quoted name as it is, without the doubling of quotes in it.
-fn without_doubles(name: &[u8]) -> Vec<u8> {
+pub(super) fn without_doubles(name: &[u8]) -> Vec<u8> {
     let mut quoted = false;
     let mut kept = name.to_vec();
     kept.retain(|byte| {

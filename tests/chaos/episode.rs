@@ -63,8 +63,9 @@ pub async fn episode(plan: &Plan, figures: &mut Figures) {
         books.complain(why);
     }
     let table = table(&stage, &books).await;
-    let (auto, resolve, replay) = (plan.split == "auto", plan.resolve, plan.replay);
-    let terms = Terms { auto, resolve, replay, stale: STALE, hold: HOLD };
+    let &Plan { resolve, replay, listen, .. } = plan;
+    let auto = plan.split == "auto";
+    let terms = Terms { auto, resolve, replay, listen, stale: STALE, hold: HOLD };
     let history = books.open().clone();
     let violations = judge(&history, &table, &terms);
     let mut metrics = Vec::new();

@@ -9,11 +9,12 @@ use crate::history::{Failure, Fate, History, Phase};
 use crate::plan::Plan;
 
 /// Metrics of the proxies that are added up, with what they say.
-const METRICS: [(&str, &str); 6] = [
+const METRICS: [(&str, &str); 7] = [
     ("pgsteer_holds_started_total", "statements and logins held"),
     ("pgsteer_holds_ended_total{result=\"timed_out\"}", "of them, in vain"),
     ("pgsteer_commits_resolved_total", "commits looked up"),
     ("pgsteer_transactions_replayed_total", "transactions run again"),
+    ("pgsteer_listened_again_total", "listeners that listen again"),
     ("pgsteer_reads_rerun_total", "reads run again"),
     ("pgsteer_sessions_moved_total", "sessions that went on at another node"),
 ];

@@ -13,6 +13,7 @@ mod tests;
 
 /// What was promised in this episode.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "options as they are set")]
 pub struct Terms {
     /// `route.split = "auto"`
     pub auto: bool,
@@ -20,6 +21,8 @@ pub struct Terms {
     pub resolve: bool,
     /// `retry.transactions`
     pub replay: bool,
+    /// `retry.listen`
+    pub listen: bool,
     /// What nobody may be behind: `cluster.max_lag` and ample time to notice.
     pub stale: Duration,
     /// `cluster.hold_timeout`
@@ -228,6 +231,7 @@ fn excuse(failure: &Failure, history: &History, terms: &Terms) -> Option<Violati
         (Phase::Begin | Phase::Block, "40001") => primary && !terms.replay,
         (Phase::Commit, "40001") => primary && !(terms.replay && terms.resolve),
         (Phase::Many, "40001") | (Phase::HintedRead | Phase::ReadOnlyBlock | Phase::Many, "08007") => primary,
+        (Phase::State, "57P01") if terms.listen => primary && failure.ended - failure.began >= terms.hold,
         (Phase::State, "40001" | "08007" | "57P01" | "42P01") => primary || moves,
         _ => false,
     };

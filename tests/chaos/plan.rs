@@ -163,6 +163,8 @@ pub struct Plan {
     pub resolve: bool,
     /// `retry.transactions`
     pub replay: bool,
+    /// `retry.listen`
+    pub listen: bool,
     pub steps: Vec<Step>,
 }
 
@@ -182,16 +184,17 @@ impl Plan {
             split: if seed & 2 == 0 { "declared" } else { "auto" },
             resolve: seed & 4 != 0,
             replay: seed & 8 != 0,
+            listen: seed & 16 != 0,
             steps: deck,
         }
     }
 
     /// In one line, for people.
     pub fn words(&self) -> String {
-        let Self { seed, proxies, mode, split, resolve, replay, steps } = self;
+        let Self { seed, proxies, mode, split, resolve, replay, listen, steps } = self;
         format!(
             "seed {seed}: {proxies} proxies, pool.mode {mode}, route.split {split}, retry.resolve_commit {resolve}, \
-             retry.transactions {replay}, {} steps",
+             retry.transactions {replay}, retry.listen {listen}, {} steps",
             steps.len()
         )
     }

@@ -88,7 +88,7 @@ fn seen(line: &Line, began: Instant, reply: &Reply, clients: usize) {
     sight(line, began, reply.row.get(2), Found::All(all));
 }
 
-/// Listens, and hears each of its own notifications: a channel is never lost without a word. Ends with the server, as a
+/// Listens, and hears each of its own notifications: a channel is never lost without a word. May end with the server, as a
 /// session that listens does, and comes back.
 pub async fn listen(address: String, proxy: usize, books: Books, over: Over) {
     while !over.is() {

@@ -65,6 +65,7 @@ impl Stage {
             spec.set("pool.mode", plan.mode).set("route.split", plan.split);
             spec.raw("retry.resolve_commit", &plan.resolve.to_string());
             spec.raw("retry.transactions", &plan.replay.to_string());
+            spec.raw("retry.listen", &plan.listen.to_string());
             if plan.proxies == 1 {
                 spec.set("cluster.switchover.user", "postgres");
                 spec.set("cluster.switchover.password", "postgres-secret");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::harness::eventually;
 use crate::harness::raw::{Raw, V3_0, bind, describe, execute, parse, query, sync};
 use crate::harness::scene::{Scene, linked_scene, scene};
 
@@ -219,8 +220,112 @@ async fn the_client_that_waits_may_leave() {
     scene.cluster.n(0).kill_and_wait().await.unwrap();
     raw.send(&query("SELECT 1")).await;
     let held = async || scene.proxy.metric("pgsteer_sessions_held").await;
-    crate::harness::eventually("a held session", async || held().await >= 1.0).await;
+    eventually("a held session", async || held().await >= 1.0).await;
     drop(raw);
-    crate::harness::eventually("its end", async || held().await < 1.0).await;
+    eventually("its end", async || held().await < 1.0).await;
+    scene.finish().await;
+}
+
+/// What the listener is notified of next, as channel and payload.
+async fn notified(listener: &mut Raw) -> String {
+    loop {
+        let frame = listener.frame().await;
+        if frame.tag == b'A' {
+            return String::from_utf8_lossy(&frame.body[4..]).replace('\0', " ").trim_end().to_owned();
+        }
+    }
+}
+
+/// `retry.listen`: a client that only waits is notified by the new primary, of the channels it has listened to at last.
+#[tokio::test]
+async fn listeners_listen_again_when_they_are_kept() {
+    let scene = linked_scene(1, |spec| {
+        spec.raw("retry.listen", "true");
+    })
+    .await;
+    let (mut listener, mut other) = (scene.raw().await, scene.raw().await);
+    for sql in [
+        "LISTEN news",
+        "LISTEN \"Odd \"\"name\"",
+        "LISTEN gone",
+        "UNLISTEN gone",
+        "BEGIN",
+        "LISTEN undone",
+        "ROLLBACK",
+    ] {
+        listener.query(sql).await;
+    }
+    scene.links[0].cut();
+    scene.promote_best().await;
+    let again = async || scene.proxy.metric("pgsteer_listened_again_total").await >= 1.0;
+    eventually("the new primary to listen", again).await;
+    let notify = "NOTIFY gone, 'no'; NOTIFY undone, 'no'; NOTIFY news, 'one'; NOTIFY \"Odd \"\"name\", 'two'";
+    other.query(notify).await;
+
+    assert_eq!(notified(&mut listener).await, "news one");
+    assert_eq!(notified(&mut listener).await, "Odd \"name two");
+    assert_eq!(listener.value("SELECT count(*) FROM pg_listening_channels()").await, "2");
+    other.query("NOTIFY news, 'three'").await;
+    assert_eq!(notified(&mut listener).await, "news three");
+    drop((listener, other));
+    scene.finish().await;
+}
+
+/// What a function has listened to is known to the server alone.
+#[tokio::test]
+async fn listeners_to_nobody_knows_what_are_closed() {
+    let scene = linked_scene(1, |spec| {
+        spec.raw("retry.listen", "true").set("pool.mode", "transaction");
+    })
+    .await;
+    let (mut hidden, mut listener) = (scene.raw().await, scene.raw().await);
+    hidden.query("LISTEN news; DO $$ BEGIN EXECUTE 'LISTEN secret'; END $$").await;
+    listener.query("LISTEN news").await;
+    scene.links[0].cut();
+    scene.promote_best().await;
+    let end = hidden.end().await;
+    assert_eq!((end[0].sqlstate().as_str(), end[0].field(b'S').as_deref()), ("57P01", Some("FATAL")));
+    assert_eq!(listener.value("SELECT count(*) FROM pg_listening_channels()").await, "1");
+    drop(listener);
+    scene.finish().await;
+}
+
+/// A listener's open transaction is run again by a backend that listens already.
+#[tokio::test]
+async fn listeners_go_on_with_their_transactions() {
+    let scene = linked_scene(1, |spec| {
+        spec.raw("retry.listen", "true").raw("retry.transactions", "true").raw("route.split", "\"auto\"");
+    })
+    .await;
+    let (mut listener, mut other) = (scene.raw().await, scene.raw().await);
+    listener.query("CREATE TABLE t (a int)").await;
+    scene.cluster.wait_caught_up(scene.cluster.n(1), scene.cluster.n(0)).await.unwrap();
+    for sql in ["LISTEN news", "BEGIN", "INSERT INTO t VALUES (1)", "LISTEN more"] {
+        listener.query(sql).await;
+    }
+    scene.links[0].cut();
+    scene.promote_best().await;
+    assert_eq!(listener.value("SELECT count(*) FROM t").await, "1");
+    listener.query("COMMIT").await;
+    other.query("NOTIFY news, 'one'").await;
+    other.query("NOTIFY more, 'two'").await;
+    assert_eq!(notified(&mut listener).await, "news one");
+    assert_eq!(notified(&mut listener).await, "more two");
+    drop((listener, other));
+    scene.finish().await;
+}
+
+/// Without a primary a listener cannot be kept.
+#[tokio::test]
+async fn listeners_are_closed_when_nobody_can_listen() {
+    let scene = linked_scene(1, |spec| {
+        spec.raw("retry.listen", "true").set("cluster.hold_timeout", "300ms");
+    })
+    .await;
+    let mut listener = scene.raw().await;
+    listener.query("LISTEN news").await;
+    scene.cluster.n(0).kill().unwrap();
+    let end = listener.end().await;
+    assert_eq!((end[0].sqlstate().as_str(), end[0].field(b'S').as_deref()), ("57P01", Some("FATAL")));
     scene.finish().await;
 }

@@ -137,16 +137,8 @@ fn route(route: &Section<'_>) -> Route {
 
 fn retry(retry: &Section<'_>) -> Retry {
     let d = Retry::default();
-    let later = |name, default| {
-        let wanted = retry.flag(name, default);
-        if wanted {
-            not_yet(retry, name, "true", "write false or leave the line out");
-        }
-        wanted
-    };
-    let reads = retry.flag("reads", d.reads);
     Retry {
-        reads,
+        reads: retry.flag("reads", d.reads),
         transactions: retry.flag("transactions", d.transactions),
         transaction_size: usize::try_from(retry.size(
             "transaction_size",
@@ -155,7 +147,7 @@ fn retry(retry: &Section<'_>) -> Retry {
         ))
         .unwrap_or(d.transaction_size),
         resolve_commit: retry.flag("resolve_commit", d.resolve_commit),
-        listen: later("listen", d.listen),
+        listen: retry.flag("listen", d.listen),
     }
 }
 

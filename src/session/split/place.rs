@@ -67,6 +67,9 @@ impl Session {
 
     /// True when the primary has something of the session that a read may have to see.
     fn is_bound_to_primary(&self, split: &Splitter) -> bool {
+        if self.state.params.owes_channels() {
+            return true;
+        }
         let pins = match split.aside.as_deref() {
             Some(aside) if aside.side() == Wants::Primary => aside.pins(),
             _ if self.attached.as_ref().is_none_or(|attached| attached.side == Wants::Primary) => {

@@ -166,25 +166,23 @@ impl State {
     }
 
     /// The error for the next statement when the backend took something with it that cannot be made again, if any. A
-    /// listener's connection ends instead, as it would with the server's.
-    pub fn take_lost_pins(&mut self) -> Option<PgError> {
+    /// listener's connection ends instead, as it would with the server's, unless `relisten` and another backend can listen
+    /// to the same.
+    pub fn take_lost_pins(&mut self, relisten: bool) -> Option<PgError> {
         let told = |cause: &PinCause| {
             // A server tells of these itself, when they are used.
             !matches!(cause, PinCause::Sequence | PinCause::Seed | PinCause::Library | PinCause::Prepare)
         };
-        let pins: Vec<PinCause> = self.params.pins().iter().filter(told).collect();
+        let mut pins: Vec<PinCause> = self.params.pins().iter().filter(told).collect();
+        if relisten && self.params.lose_channels() {
+            pins.retain(|cause| *cause != PinCause::Listen);
+        }
         self.params.clear_pins();
         if pins.is_empty() {
             return None;
         }
         if pins.contains(&PinCause::Listen) {
-            return Some(
-                PgError::fatal(
-                    SqlState::ADMIN_SHUTDOWN,
-                    "terminating connection due to administrator command",
-                )
-                .with_detail("The server that this session listened on is gone."),
-            );
+            return Some(listener_lost());
         }
         let names: Vec<&str> = pins.into_iter().map(PinCause::as_str).collect();
         Some(
@@ -238,6 +236,12 @@ pub(super) fn is_harmless(effect: &Effect) -> bool {
             | Effect::Deallocate(_)
             | Effect::DeallocateAll
     )
+}
+
+/// 57P01: what a listener is told, as by its server.
+pub fn listener_lost() -> PgError {
+    PgError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+        .with_detail("The server that this session listened on is gone.")
 }
 
 /// 40001: the server has rolled the transaction back.

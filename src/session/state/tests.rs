@@ -308,15 +308,15 @@ fn lost_pins_are_told_once() {
     let mut state = State::new(1000);
     run(&mut state, "create temp table t (a int)", "CREATE TABLE", "I");
     state.lose();
-    let error = state.take_lost_pins().unwrap();
+    let error = state.take_lost_pins(false).unwrap();
     assert_eq!(
         (error.code, error.detail.as_deref()),
         (SqlState::SERIALIZATION_FAILURE, Some("Lost: temporary table."))
     );
-    assert!(state.take_lost_pins().is_none());
+    assert!(state.take_lost_pins(false).is_none());
     run(&mut state, "listen x", "LISTEN", "I");
     state.lose();
-    assert_eq!(state.take_lost_pins().unwrap().code, SqlState::ADMIN_SHUTDOWN);
+    assert_eq!(state.take_lost_pins(false).unwrap().code, SqlState::ADMIN_SHUTDOWN);
 }
 
 proptest! {

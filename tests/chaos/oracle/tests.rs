@@ -89,7 +89,14 @@ fn table(rows: &[u32]) -> Table {
 }
 
 fn terms(resolve: bool, auto: bool) -> Terms {
-    Terms { auto, resolve, replay: false, stale: Duration::from_secs(5), hold: Duration::from_secs(30) }
+    Terms {
+        auto,
+        resolve,
+        replay: false,
+        listen: false,
+        stale: Duration::from_secs(5),
+        hold: Duration::from_secs(30),
+    }
 }
 
 /// What the oracle says first, and how much it has to say.
@@ -282,6 +289,17 @@ fn an_error_says_the_wrong_thing() {
     }
     assert!(!is_allowed(Phase::Single, "57P03", false, true, 990), "it did not wait");
     assert!(is_allowed(Phase::Single, "57P03", false, true, 31_000));
+}
+
+#[test]
+fn listeners_that_are_kept_are_not_closed() {
+    let clock = Clock::new();
+    let (mut history, table) = clock.good();
+    let terms = Terms { listen: true, ..terms(false, true) };
+    history.failures[0] = clock.failure(Phase::State, [980, 990], "57P01");
+    assert!(!judge(&history, &table, &terms).is_empty());
+    history.failures[0] = clock.failure(Phase::State, [980, 31_000], "57P01");
+    assert!(judge(&history, &table, &terms).is_empty(), "there was no primary for so long");
 }
 
 #[test]
