@@ -14,7 +14,7 @@ use super::programs::{Programs, run};
 use super::setup::{APP_DATABASE_SQL, Logins, RECIPE, THROW_AWAY};
 use super::steps::Steps;
 use super::wait::until;
-use super::workspace::{Workspace, free_ports};
+use super::workspace::{HeldPorts, Workspace, free_ports};
 
 /// How long replication may take to get going: a walreceiver looks for its source each 0.1 s.
 const REPLICATION_LIMIT: Duration = Duration::from_secs(30);
@@ -64,6 +64,7 @@ pub struct Cluster {
     logins: Logins,
     programs: Arc<Programs>,
     workspace: Workspace,
+    _ports: HeldPorts,
 }
 
 impl Cluster {
@@ -105,6 +106,7 @@ impl Cluster {
             logins: spec.logins.clone(),
             programs: Arc::clone(programs),
             workspace,
+            _ports: ports,
         })
     }
 

@@ -224,7 +224,9 @@ impl Node {
     pub fn kill(&self) -> Result<Instant, DemoError> {
         // A stopped postmaster makes no new children while we look.
         self.signal_postmaster(Signal::Stop)?;
-        let processes = self.processes();
+        let mut processes = self.processes();
+        // One that has only just been started is not in its folder yet.
+        processes.extend(self.postmaster_pid().filter(|pid| self.is_running() && !processes.contains(pid)));
         let now = Instant::now();
         process::send(Signal::Kill, &processes)?;
         Ok(now)

@@ -22,7 +22,7 @@ use super::setup::Logins;
 use super::steps::Steps;
 use super::view::View;
 use super::wait::until;
-use super::workspace::free_ports;
+use super::workspace::{HeldPorts, free_ports};
 use crate::drain::Tasks;
 
 /// Hot standbys beside the primary.
@@ -48,6 +48,7 @@ struct Stage {
     cluster: Cluster,
     proxy: Proxy,
     ports: Ports,
+    _held: HeldPorts,
     steps: Steps,
     view: View,
 }
@@ -99,7 +100,8 @@ async fn set_up(args: &DemoArgs, steps: Steps) -> Result<Stage, DemoError> {
         primary.sql_in("app").await?.run(&format!("SET ROLE app; {TABLE_SQL}")).await
     };
     steps.step("synchronous replication, table for the load", prepare).await?;
-    let ports = match free_ports(3)?.as_slice() {
+    let held = free_ports(3)?;
+    let ports = match &held[..] {
         [primary, standby, http] => Ports { primary: *primary, standby: *standby, http: *http },
         _ => return Err(DemoError::Setup("no free ports".to_owned())),
     };
@@ -107,7 +109,7 @@ async fn set_up(args: &DemoArgs, steps: Steps) -> Result<Stage, DemoError> {
     let file = proxy_file(&cluster, ports, usize::from(args.clients));
     let proxy = Proxy::start(&program, cluster.path(), &file, ports.http)?;
     steps.step("starting pgsteer in front", proxy.wait_ready()).await?;
-    Ok(Stage { cluster, proxy, ports, steps, view: View::new(steps) })
+    Ok(Stage { cluster, proxy, ports, _held: held, steps, view: View::new(steps) })
 }
 
 /// The configuration a person would write for this cluster.

@@ -4,11 +4,14 @@
 //! works below the folder and removes it.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use tokio::net::TcpSocket;
 
 use super::error::DemoError;
 use super::programs::Account;
@@ -151,29 +154,58 @@ pub fn random_word(bytes: usize) -> Result<String, DemoError> {
     (0..bytes.div_ceil(4)).map(|_| random().map(|word| format!("{word:08x}"))).collect()
 }
 
+/// TCP ports of 127.0.0.1 that nobody else is given while this value lives: for servers that come and go. Servers can
+/// listen on them, as all do that bind with SO_REUSEADDR.
+#[derive(Debug)]
+pub struct HeldPorts {
+    numbers: Vec<u16>,
+    /// Bound, but not listening: clients are refused while no server is there.
+    _held: Vec<TcpSocket>,
+}
+
+impl Deref for HeldPorts {
+    type Target = [u16];
+
+    fn deref(&self) -> &[u16] {
+        &self.numbers
+    }
+}
+
 /// `count` different free TCP ports. Not from the range the kernel takes client ports from: a killed
 /// server's port must still be free when it comes back.
-pub fn free_ports(count: usize) -> Result<Vec<u16>, DemoError> {
+pub fn free_ports(count: usize) -> Result<HeldPorts, DemoError> {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first = range.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(32768_u16);
     let (low, high) = if first > 12_000 { (10_000, first) } else { (1_024, 65_535) };
-    let mut held = Vec::new();
-    let mut ports = Vec::new();
+    let (mut numbers, mut held) = (Vec::new(), Vec::new());
     for _ in 0..10_000 {
-        if ports.len() == count {
-            return Ok(ports);
+        if numbers.len() == count {
+            return Ok(HeldPorts { numbers, _held: held });
         }
         let port = low + (random()? % u32::from(high - low)) as u16;
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            held.push(listener);
-            ports.push(port);
+        if let Ok(socket) = hold(port) {
+            held.push(socket);
+            numbers.push(port);
         }
     }
     Err(DemoError::Setup("no free TCP ports on 127.0.0.1".to_owned()))
 }
 
+/// Binds to a port that nobody is bound to, so that only who knows of it can listen on it.
+fn hold(port: u16) -> std::io::Result<TcpSocket> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    // Without SO_REUSEADDR this fails whoever has it, and however.
+    TcpSocket::new_v4()?.bind(address)?;
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -198,12 +230,17 @@ mod tests {
 
     #[test]
     fn ports_are_free_and_different() {
-        let mut ports = free_ports(5).unwrap();
-        ports.sort_unstable();
-        ports.dedup();
-        assert_eq!(ports.len(), 5);
-        for port in ports {
-            TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let ports = free_ports(5).unwrap();
+        let mut numbers = ports.to_vec();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 5);
+        for port in numbers {
+            assert!(hold(port).is_err(), "it is taken");
+            assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "no server is there");
+            for _ in 0..2 {
+                TcpListener::bind(("127.0.0.1", port)).unwrap();
+            }
         }
     }
 }

@@ -168,23 +168,24 @@ async fn two_proxies_live_in_one_process() {
         std::fs::write(&path, spec.file(&own, &ports)).unwrap();
         let loaded = pgsteer::config::load(Some(&path), std::iter::empty()).unwrap();
         let app = pgsteer::app::App::start(loaded.settings, Some(path), Box::new(|_| Ok(()))).await.unwrap();
-        running.push((app, ports[0]));
+        running.push((app, ports));
     }
     let address = |port: u16| format!("127.0.0.1:{port}");
     let mut pids = Vec::new();
-    for (_, port) in &running {
+    for (_, ports) in &running {
+        let port = ports[0];
         eventually("a login", async || {
             let login = format!("host=127.0.0.1 port={port} user=app password=app-secret dbname=app");
             connect(&login.parse().unwrap()).await.is_ok()
         })
         .await;
-        let mut raw = Raw::login(&address(*port), "app", "app-secret", "app").await;
+        let mut raw = Raw::login(&address(port), "app", "app-secret", "app").await;
         pids.push(raw.value("SELECT pg_backend_pid()").await);
     }
     assert_ne!(pids[0], pids[1], "each has its own");
     let (first, _) = running.remove(0);
     first.stop().await;
-    let mut raw = Raw::login(&address(running[0].1), "app", "app-secret", "app").await;
+    let mut raw = Raw::login(&address(running[0].1[0]), "app", "app-secret", "app").await;
     assert!(raw.is_alive().await, "one ends, the other does not");
     drop(raw);
     running.remove(0).0.stop().await;

@@ -40,6 +40,20 @@ async fn a_cluster_replicates_and_goes_without_a_trace() {
     }
 }
 
+/// One that was started a moment ago may be anywhere between its program's start and its data folder.
+#[tokio::test]
+async fn a_node_may_be_killed_while_it_starts() {
+    let cluster = cluster(0).await;
+    let node = cluster.n(0);
+    node.stop(Stop::Fast).await.unwrap();
+    for _ in 0..10 {
+        node.spawn().await.unwrap();
+        node.kill_and_wait().await.unwrap();
+    }
+    node.start().await.unwrap();
+    assert_eq!(node.one("SELECT 1").await.unwrap(), "1");
+}
+
 #[tokio::test]
 async fn crash_promotion_and_return_by_rewind() {
     let cluster = cluster(2).await;

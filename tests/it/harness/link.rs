@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use pgsteer::demo::workspace::{HeldPorts, free_ports};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -59,6 +60,7 @@ pub struct Link {
     state: Arc<State>,
     target: SocketAddr,
     address: SocketAddr,
+    _own: HeldPorts,
     accepting: Option<JoinHandle<()>>,
 }
 
@@ -70,11 +72,12 @@ impl Link {
         let (bytes, accepted, open) = Default::default();
         let state = Arc::new(State { modes, ends, bytes, accepted, open });
         // Out of the range of client ports, so that `refuse` and `accept` find it free again.
-        let own = pgsteer::demo::workspace::free_ports(1).unwrap()[0];
+        let own = free_ports(1).unwrap();
         let mut link = Self {
             state,
             target: ([127, 0, 0, 1], port).into(),
-            address: ([127, 0, 0, 1], own).into(),
+            address: ([127, 0, 0, 1], own[0]).into(),
+            _own: own,
             accepting: None,
         };
         link.accept().await;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use pgsteer::demo::cluster::Cluster;
 use pgsteer::demo::proxy::Proxy;
-use pgsteer::demo::workspace::{Workspace, free_ports};
+use pgsteer::demo::workspace::{HeldPorts, Workspace, free_ports};
 use tokio_postgres::Config;
 
 use super::eventually;
@@ -162,7 +162,7 @@ impl ProxySpec {
 /// A running proxy. Dereferences to [`Proxy`]. When its test fails its log is printed.
 pub struct TestProxy {
     proxy: Proxy,
-    ports: Vec<u16>,
+    ports: HeldPorts,
     workspace: Workspace,
 }
 
