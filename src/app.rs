@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, AdminState, Command, Pulse};
 use crate::config::Settings;
+use crate::control::accept::accept;
 use crate::control::hooks::Hooks;
 use crate::control::switchover::{Parts, Switchover};
 use crate::drain::Tasks;
@@ -342,6 +343,13 @@ async fn obey(
         // Whoever gave the order may have left: then the answer is nobody's.
         match order {
             None => return,
+            Some(Command::Accept { order, reply }) => {
+                let (store, health, events) =
+                    (Arc::clone(&shared.store), reloader.health.clone(), Arc::clone(&events));
+                shared.tasks.spawn(async move {
+                    drop(reply.send(accept(&order, &store, &health, &events).await));
+                });
+            }
             Some(Command::Kill { session, reply }) => drop(reply.send(shared.directory.kill(session))),
             Some(Command::Promote { order, reply }) => {
                 let switchover = Arc::clone(&switchover);

@@ -28,7 +28,7 @@ use pgwire::messages::extendedquery::{
 use pgwire::messages::response::{ReadyForQuery, TransactionStatus};
 
 pub use self::orders::CHANGED;
-use self::orders::PROMOTED;
+use self::orders::{ACCEPTED, PROMOTED};
 use super::AdminState;
 use super::command::{self, Constant, SERVER_VERSION, Statement};
 use super::console::Login;
@@ -85,6 +85,7 @@ impl Answerer {
         match statement {
             Statement::Constant(constant) => heading(*constant),
             Statement::Explain { .. } => EXPLAINED,
+            Statement::Accept(_) => ACCEPTED,
             Statement::Promote(_) => PROMOTED,
             Statement::Reload => CHANGED,
             Statement::Show(table) => show::columns(*table),
@@ -108,6 +109,7 @@ impl Answerer {
                 Answer::Rows(explain::table(&self.state, sql, database.as_deref()).await)
             }
             Statement::Kill(session) => self.kill(*session).await?,
+            Statement::Accept(order) => Answer::Rows(self.accept(order).await?),
             Statement::Promote(order) => Answer::Rows(self.promote(order).await?),
             Statement::Reload => Answer::Rows(self.reload().await?),
         })

@@ -6,8 +6,9 @@
 //! PostgreSQL client can be pointed at the console.
 
 use crate::config::parse_duration;
-use crate::control::order::Order;
+use crate::control::order::{Accept, Order};
 use crate::sql::lexer::{Lexer, Token};
+use crate::topology::Timeline;
 use crate::wire::error::{PgError, SqlState};
 
 /// A table of the console.
@@ -62,6 +63,8 @@ pub const SHOWS: &[(&str, Show, &str)] = &[
 /// One statement, ready to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
+    /// Says who the primary is, or which timeline is the highest.
+    Accept(Accept),
     /// Opens a transaction block, which means nothing here but is answered as a server would.
     Begin,
     /// Ends the block.
@@ -202,6 +205,7 @@ fn statement(tokens: &[Token<'_>], typed: &str) -> Result<Statement, PgError> {
         "RELOAD" if rest.is_empty() => Some(Statement::Reload),
         "KILL" => return kill(rest, typed),
         "PROMOTE" => return promote(rest),
+        "ACCEPT" => return accept(rest).map(Statement::Accept).ok_or_else(accept_form),
         "EXPLAIN" => return explain(typed),
         "SELECT" => constant(rest).map(Statement::Constant),
         "BEGIN" | "START" => Some(Statement::Begin),
@@ -256,12 +260,7 @@ fn promote(rest: &[Token<'_>]) -> Result<Statement, PgError> {
             .with_hint("Write PROMOTE node, or PROMOTE \"10.0.0.2:5432\" (TIMEOUT '10s', SOLE ENTRY).")
     };
     let (name, options) = rest.split_first().ok_or_else(form)?;
-    let node = match name {
-        Token::QuotedName(_) => word(name).map(|name| name.replace("\"\"", "\"")),
-        Token::Text(_) => constant_text(name),
-        name => word(name).map(str::to_owned),
-    };
-    let mut order = Order { node: node.ok_or_else(form)?, timeout: None, sole_entry: false };
+    let mut order = Order { node: node(name).ok_or_else(form)?, timeout: None, sole_entry: false };
     let options = match options {
         [] => return Ok(Statement::Promote(order)),
         [Token::Mark(b'('), options @ .., Token::Mark(b')')] => options,
@@ -280,6 +279,32 @@ fn promote(rest: &[Token<'_>]) -> Result<Statement, PgError> {
         }
     }
     Ok(Statement::Promote(order))
+}
+
+/// `ACCEPT node` or `ACCEPT TIMELINE n`.
+fn accept(rest: &[Token<'_>]) -> Option<Accept> {
+    match rest {
+        [name] => node(name).map(Accept::Node),
+        [keyword, number] if keyword.is("timeline") => {
+            let number = word(number)?.parse().ok()?;
+            Some(Accept::Timeline(Timeline(number)))
+        }
+        _ => None,
+    }
+}
+
+fn accept_form() -> PgError {
+    PgError::error(SqlState::SYNTAX_ERROR, "ACCEPT needs the name of a node, or a timeline")
+        .with_hint("Write ACCEPT node, ACCEPT \"10.0.0.2:5432\", or ACCEPT TIMELINE 3.")
+}
+
+/// The name or address of a node. One that is no word is written in quotes.
+fn node(token: &Token<'_>) -> Option<String> {
+    match token {
+        Token::QuotedName(_) => word(token).map(|name| name.replace("\"\"", "\"")),
+        Token::Text(_) => constant_text(token),
+        token => word(token).map(str::to_owned),
+    }
 }
 
 /// What a plain string constant says.
@@ -473,6 +498,22 @@ mod tests {
             assert!(refused(text).hint.unwrap().contains("PROMOTE node"), "{text}");
         }
         assert!(refused("PROMOTE a (TIMEOUT 'soon')").message.contains("TIMEOUT"));
+    }
+
+    #[test]
+    fn a_node_or_a_timeline_is_accepted() {
+        for (text, expected) in [
+            ("ACCEPT node2", Accept::Node("node2".to_owned())),
+            ("accept \"10.0.0.2:5432\";", Accept::Node("10.0.0.2:5432".to_owned())),
+            ("ACCEPT timeline", Accept::Node("timeline".to_owned())),
+            ("ACCEPT Timeline 3", Accept::Timeline(Timeline(3))),
+        ] {
+            assert_eq!(one(text), Statement::Accept(expected), "{text}");
+        }
+        for text in ["ACCEPT", "ACCEPT a b", "ACCEPT TIMELINE x", "ACCEPT TIMELINE -1", "ACCEPT TIMELINE 1 2"]
+        {
+            assert!(refused(text).hint.unwrap().contains("ACCEPT TIMELINE 3"), "{text}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{AdminState, Command, Pulse};
 use crate::config::options::Class;
 use crate::config::{Change, Settings};
-use crate::control::order::Failure;
+use crate::control::order::{Accept, Accepted, Failure};
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::net::tls::ServerTlsContext;
@@ -96,6 +96,15 @@ async fn obey(mut orders: mpsc::Receiver<Command>) {
     let mut reloads = 0;
     while let Some(order) = orders.recv().await {
         match order {
+            Command::Accept { order, reply } => {
+                let accepted = Accepted { primary: None, timeline: Some(Timeline(2)), epoch: Epoch(5) };
+                drop(reply.send(match order {
+                    Accept::Timeline(_) => Ok(accepted),
+                    Accept::Node(node) => {
+                        Err(Failure { text: format!("no node {node}"), detail: "Nothing.".to_owned() })
+                    }
+                }));
+            }
             Command::Kill { session, reply } => drop(reply.send(session == 7)),
             Command::Promote { order, reply } => {
                 let failure =

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::config::{Change, Settings};
-use crate::control::order::{Done, Failure, Order};
+use crate::control::order::{Accept, Accepted, Done, Failure, Order};
 use crate::drain::Tasks;
 use crate::metrics::Metrics;
 use crate::pool::Registry;
@@ -113,6 +113,13 @@ impl AdminState {
 /// An order from the console. Whoever carries it out answers when it is done.
 #[derive(Debug)]
 pub enum Command {
+    /// An operator decides who the primary is, or which timeline is the highest.
+    Accept {
+        /// Which.
+        order: Accept,
+        /// Gets what came of it, or why nothing was done.
+        reply: oneshot::Sender<Result<Accepted, Failure>>,
+    },
     /// Ends one session; answers false when there is none of that number.
     Kill {
         /// The number in SHOW CLIENTS.

@@ -66,6 +66,8 @@ fn help() -> Vec<Row> {
             "PROMOTE <node> [(TIMEOUT '10s', SOLE ENTRY)]",
             "makes a standby the primary without an error for anybody; opens the primary if it is that already",
         ),
+        ("ACCEPT <node>", "says which of several nodes that take writes on one timeline is the primary"),
+        ("ACCEPT TIMELINE <n>", "says that what came after that timeline never happened"),
         ("RELOAD", "reads the configuration file again; lists what changed and what needs a restart"),
         ("KILL <session>", "ends one session, by its number in SHOW CLIENTS"),
     ];

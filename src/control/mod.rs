@@ -1,8 +1,9 @@
-//! What is done about the primary beside watching it: planned switchovers and the operator's hooks.
+//! What is done about the primary beside watching it: planned switchovers, the operator's word and the operator's hooks.
 //!
 //! In: orders, published topologies. Out: statements to nodes, programs started. It does not decide who is the primary: that
 //! is seen, here as everywhere, in the topology.
 
+pub mod accept;
 mod command;
 pub mod hooks;
 pub mod order;

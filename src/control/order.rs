@@ -1,4 +1,4 @@
-//! The order for a switchover and its result: plain values between the console and who carries it out.
+//! Orders about the primary and their results: plain values between the console and who carries them out.
 
 use std::time::Duration;
 
@@ -36,7 +36,27 @@ pub struct Done {
     pub verdict: String,
 }
 
-/// Why there was no switchover.
+/// `ACCEPT ...`: an operator says what no server can know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// `ACCEPT node`: of several nodes that take writes on one timeline this one, by name or address, is the primary.
+    Node(String),
+    /// `ACCEPT TIMELINE n`: what came later never happened.
+    Timeline(Timeline),
+}
+
+/// What is so after an ACCEPT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Who is the primary, if one is known already.
+    pub primary: Option<String>,
+    /// The highest timeline.
+    pub timeline: Option<Timeline>,
+    /// The epoch.
+    pub epoch: Epoch,
+}
+
+/// Why an order was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// What is in the way.

@@ -377,11 +377,16 @@ impl Lookups {
     }
 }
 
-/// The primary, else a standby that serves reads, else any that answers (roles change seldom).
+/// The primary, else a standby that serves reads, else any that answers (roles change seldom), else one of several that say
+/// they are the primary: somebody has to log in to the console to decide between them.
 pub(super) fn best_node(topology: &Topology) -> Option<NodeId> {
     let reads = || topology.read_nodes().next().map(|node| node.id);
-    let up = |node: &&NodeView| node.role == Role::Standby && node.health == Health::Up;
-    topology.writable_primary().or_else(reads).or_else(|| topology.nodes.iter().find(up).map(|node| node.id))
+    let up = |role: Role| {
+        let found = |node: &&NodeView| node.role == role && node.health == Health::Up;
+        topology.nodes.iter().find(found).map(|node| node.id)
+    };
+    let rest = || up(Role::Standby).or_else(|| up(Role::Unknown));
+    topology.writable_primary().or_else(reads).or_else(rest)
 }
 
 fn failed(query: &str, error: &tokio_postgres::Error, second: Option<&tokio_postgres::Error>) -> LookupError {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgsteer::demo::node::{Node, Promote};
+use pgsteer::demo::node::{Node, Promote, Stop};
 
 use crate::harness::drivers::connect;
 use crate::harness::proxy::{ProxySpec, TestProxy};
@@ -141,5 +141,98 @@ async fn a_restarted_proxy_remembers_the_highest_timeline() {
     assert_eq!(driver.value("SHOW port").await.unwrap(), new.port().to_string());
     drop(driver);
     tokio::time::timeout(LIMIT + Duration::from_secs(20), second.stop()).await.unwrap();
+    scene.finish().await;
+}
+
+async fn primary_of(proxy: &TestProxy) -> serde_json::Value {
+    proxy.topology().await.unwrap()["primary"].clone()
+}
+
+/// Both standbys are promoted, each with a history of its own: nobody can know which is the right one, so nobody gets writes.
+#[tokio::test]
+async fn two_primaries_of_one_timeline_wait_for_an_operator() {
+    let scene = scene(2, |_| {}).await;
+    let [old, new, rival] = [0, 1, 2].map(|index| scene.cluster.n(index));
+    let mut writer = scene.raw().await;
+    writer.query("CREATE TABLE t (a int)").await;
+    scene.cluster.wait_caught_up(rival, old).await.unwrap();
+    rival.repoint("host=127.0.0.1 port=1").await.unwrap();
+    rival.wait_for("SELECT count(*) FROM pg_stat_wal_receiver", "0", LIMIT).await.unwrap();
+    writer.query("INSERT INTO t VALUES (1)").await;
+    scene.cluster.wait_caught_up(new, old).await.unwrap();
+    old.kill_and_wait().await.unwrap();
+    let (first, second) =
+        tokio::join!(new.promote_and_wait(Promote::PgCtl), rival.promote_and_wait(Promote::PgCtl));
+    first.and(second).unwrap();
+    let is_contested = async || {
+        let topology = scene.proxy.topology().await.unwrap();
+        topology["primary"].is_null() && topology["alarms"].to_string().contains("take writes on timeline 2")
+    };
+    eventually("nobody is the primary", is_contested).await;
+
+    writer.send(&query("INSERT INTO t VALUES (2) RETURNING current_setting('port')")).await;
+    let is_held = async || scene.proxy.metric("pgsteer_sessions_held").await >= 1.0;
+    eventually("a write waits", is_held).await;
+    let console = connect(&scene.proxy.console_config()).await.unwrap();
+    for (order, why) in [
+        ("ACCEPT node1", "node1 is down"),
+        ("ACCEPT node4", "there is no node \"node4\""),
+        ("ACCEPT TIMELINE 2", "the cluster is on timeline 2: only a lower one can be accepted"),
+    ] {
+        let error = console.simple_query(order).await.unwrap_err();
+        assert_eq!(error.as_db_error().unwrap().message(), why, "{order}");
+    }
+    assert_eq!(console.value("ACCEPT node2").await.unwrap(), "node2");
+    let frames = writer.until(b'Z').await;
+    let told = frames.iter().find(|frame| frame.tag == b'D').map(|frame| frame.columns()[0].clone());
+    assert_eq!(told, Some(Some(new.port().to_string())), "{frames:?}");
+    scene.wait_node(2, "role", "zombie").await;
+    let rows =
+        async |node: &Node| node.sql_in("app").await.unwrap().one("SELECT count(*) FROM t").await.unwrap();
+    assert_eq!((rows(new).await, rows(rival).await), ("2".to_owned(), "0".to_owned()));
+    rival.stop(Stop::Fast).await.unwrap();
+    scene.cluster.rejoin(rival, new).await.unwrap();
+    scene.wait_node(2, "reads", "qualified").await;
+    drop((writer, console));
+    scene.finish().await;
+}
+
+/// A standby was promoted by mistake: the operator stops it and says so, and the old primary goes on.
+#[tokio::test]
+async fn a_promotion_by_mistake_can_be_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state").display().to_string();
+    let scene = scene(1, |spec| {
+        spec.set("cluster.state_file", &state);
+    })
+    .await;
+    let (right, mistaken) = (scene.cluster.n(0), scene.cluster.n(1));
+    let mut writer = scene.raw().await;
+    writer.query("CREATE TABLE t (a int)").await;
+    scene.cluster.wait_caught_up(mistaken, right).await.unwrap();
+    promote_beside(mistaken).await;
+    wait_primary(&scene.proxy, "node2").await;
+    let console = connect(&scene.proxy.console_config()).await.unwrap();
+    let error = console.simple_query("ACCEPT node1").await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.message(), "node1 is on timeline 1, the cluster is on 2");
+    assert!(error.detail().unwrap().contains("ACCEPT TIMELINE 1"), "{error:?}");
+
+    mistaken.stop(Stop::Fast).await.unwrap();
+    assert_eq!(console.value("ACCEPT TIMELINE 1").await.unwrap(), "node1");
+    assert_eq!(primary_of(&scene.proxy).await, "node1");
+    assert_eq!(writer.value("SHOW port").await, right.port().to_string());
+    writer.query("INSERT INTO t VALUES (1)").await;
+    scene.cluster.rejoin(mistaken, right).await.unwrap();
+    scene.wait_node(1, "reads", "qualified").await;
+    assert_eq!(primary_of(&scene.proxy).await, "node1");
+
+    // The next process must not take the timeline for lost.
+    let mut spec = ProxySpec::new(&scene.cluster);
+    spec.set("cluster.state_file", &state);
+    let second = spec.start().await;
+    assert_eq!(primary_of(&second).await, "node1");
+    second.stop().await;
+    drop((writer, console));
     scene.finish().await;
 }

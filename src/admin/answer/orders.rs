@@ -8,7 +8,7 @@ use super::{Answer, Answerer};
 use crate::admin::Command;
 use crate::admin::table::{Cell, Column, Table};
 use crate::config::Change;
-use crate::control::order::Order;
+use crate::control::order::{Accept, Failure, Order};
 use crate::wire::error::{PgError, SqlState};
 
 /// How long an order may take. Reading a file and applying it takes milliseconds.
@@ -27,6 +27,9 @@ const UNDEFINED_OBJECT: SqlState = SqlState(*b"42704");
 pub const CHANGED: &[Column] =
     &[Column::text("option"), Column::text("old"), Column::text("new"), Column::text("applies")];
 
+/// What ACCEPT returns.
+pub const ACCEPTED: &[Column] = &[Column::text("primary"), Column::int("timeline"), Column::int("epoch")];
+
 /// What PROMOTE returns.
 pub const PROMOTED: &[Column] = &[
     Column::text("old_primary"),
@@ -39,6 +42,10 @@ pub const PROMOTED: &[Column] = &[
     Column::text("verdict"),
 ];
 
+fn not_done(failure: Failure) -> PgError {
+    PgError::error(NOT_IN_STATE, failure.text).with_detail(failure.detail)
+}
+
 impl Answerer {
     pub(super) async fn kill(&self, session: u64) -> Result<Answer, PgError> {
         if self.order(|reply| Command::Kill { session, reply }).await? {
@@ -48,11 +55,21 @@ impl Answerer {
             .with_hint("SHOW CLIENTS lists the sessions and their numbers."))
     }
 
+    pub(super) async fn accept(&self, order: &Accept) -> Result<Table, PgError> {
+        let order = order.clone();
+        let done = self.order(|reply| Command::Accept { order, reply }).await?.map_err(not_done)?;
+        let row = vec![
+            Cell::or_null(done.primary, Cell::Text),
+            Cell::or_null(done.timeline, |timeline| Cell::count(timeline.0)),
+            Cell::count(done.epoch.0),
+        ];
+        Ok(Table::new(ACCEPTED, vec![row]))
+    }
+
     pub(super) async fn promote(&self, order: &Order) -> Result<Table, PgError> {
         let order = order.clone();
         let done = self.order_within(PROMOTE_LIMIT, |reply| Command::Promote { order, reply }).await?;
-        let done =
-            done.map_err(|failure| PgError::error(NOT_IN_STATE, failure.text).with_detail(failure.detail))?;
+        let done = done.map_err(not_done)?;
         let row = vec![
             Cell::Text(done.old),
             Cell::Text(done.new),

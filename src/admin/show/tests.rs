@@ -51,6 +51,8 @@ fn help_lists_every_command() {
     SHOW HELP | this list
     EXPLAIN ROUTE [(DATABASE <name>)] <statement> | where the statement would go, why, and what speaks for each node; runs nothing
     PROMOTE <node> [(TIMEOUT '10s', SOLE ENTRY)] | makes a standby the primary without an error for anybody; opens the primary if it is that already
+    ACCEPT <node> | says which of several nodes that take writes on one timeline is the primary
+    ACCEPT TIMELINE <n> | says that what came after that timeline never happened
     RELOAD | reads the configuration file again; lists what changed and what needs a restart
     KILL <session> | ends one session, by its number in SHOW CLIENTS
     ");

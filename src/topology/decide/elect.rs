@@ -209,7 +209,7 @@ fn contested(state: &mut State, claims: &[NodeId], now: Moment, rules: &Rules) {
             alarm.push_str(": the present primary is kept");
         }
         _ => {
-            alarm.push_str(": nobody gets writes until one is in recovery or accepted by an operator");
+            alarm.push_str(": nobody gets writes until one is in recovery or an operator says ACCEPT");
             stay_vacant(state, alarm.clone());
         }
     }
