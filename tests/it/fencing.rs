@@ -191,7 +191,10 @@ async fn two_primaries_of_one_timeline_wait_for_an_operator() {
         async |node: &Node| node.sql_in("app").await.unwrap().one("SELECT count(*) FROM t").await.unwrap();
     assert_eq!((rows(new).await, rows(rival).await), ("2".to_owned(), "0".to_owned()));
     rival.stop(Stop::Fast).await.unwrap();
-    scene.cluster.rejoin(rival, new).await.unwrap();
+    // pg_rewind takes two histories of one timeline for the same.
+    std::fs::remove_dir_all(rival.data()).unwrap();
+    scene.cluster.base_backup(rival, new).await.unwrap();
+    scene.cluster.join(rival, new).await.unwrap();
     scene.wait_node(2, "reads", "qualified").await;
     drop((writer, console));
     scene.finish().await;
