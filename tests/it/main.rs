@@ -15,6 +15,7 @@ mod catalogue;
 mod catalogues;
 mod check;
 mod columns;
+mod crowd;
 mod demo;
 mod drivers;
 mod explain;
