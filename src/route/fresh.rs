@@ -82,6 +82,12 @@ impl Floors {
         self.hold = mark.number;
     }
 
+    /// The primary has replied to what the client calls a read. The client may be wrong, so the position is that of a write;
+    /// but the next read is worth a wait, or a session that does nothing else would never leave the primary.
+    pub fn declared(&mut self, mark: Mark) {
+        self.await_primary(mark.number.saturating_add(1));
+    }
+
     /// A node, standby or primary, has replied to a read.
     pub fn read(&mut self, mark: Mark) {
         let after = NonZeroU64::MIN.saturating_add(mark.number);

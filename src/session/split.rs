@@ -295,9 +295,11 @@ impl Session {
         }
         let split = self.split.as_mut()?;
         split.begun.clear();
-        split.under_way = Trace::Write;
         // A transaction stays where it is; what follows it may have to go elsewhere.
         let inside = self.state.tx != TxStatus::Idle && !self.state.ends_transaction();
+        if !inside || split.under_way != Trace::Declared {
+            split.under_way = Trace::Write;
+        }
         if on_standby && !inside {
             return Some(Look::Wait);
         }
@@ -380,6 +382,7 @@ impl Session {
             let (wants, why) = self.place(&mut split, asked);
             split.under_way = match asked {
                 Asked::Read(_) => Trace::Read,
+                Asked::Standby(_) => Trace::Declared,
                 Asked::Primary(Why::Write(Reason::Setting))
                     if ask::only_sets(self.up.unseen(), split.context) =>
                 {

@@ -82,7 +82,8 @@ async fn a_transaction_may_say_late_that_it_only_reads() {
     for mode in ["session", "transaction"] {
         for split in ["declared", "auto"] {
             let scene = scene(1, |spec| {
-                spec.set("route.split", split).set("pool.mode", mode);
+                // Nobody samples standbys but for those who wait for it.
+                spec.set("route.split", split).set("pool.mode", mode).set("cluster.monitor.interval", "5s");
             })
             .await;
             let mut raw = scene.raw().await;

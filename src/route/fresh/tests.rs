@@ -177,6 +177,23 @@ fn a_read_from_the_primary_binds_like_a_write_but_promises_an_end() {
 }
 
 #[test]
+fn what_is_declared_a_read_binds_like_a_write_and_promises_an_end() {
+    let mut lab = Lab::new();
+    let nearly = |lab: &Lab| lab.floors.nearly(&lab.view, &lab.view.nodes[A.index()]);
+    lab.write();
+    lab.sample(P, 200);
+    lab.sample(A, 200);
+    for position in [300, 400] {
+        lab.floors.declared(lab.mark(P));
+        assert_eq!((lab.serves(A), nearly(&lab)), (Fresh::Unknown, true));
+        lab.sample(P, position);
+        assert_eq!(lab.serves(A), behind(position));
+        lab.sample(A, position);
+        assert_eq!(lab.serves(A), Fresh::Yes);
+    }
+}
+
+#[test]
 fn after_a_promotion_the_new_primary_says_what_is_left() {
     let mut lab = Lab::new();
     lab.write();

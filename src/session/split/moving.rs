@@ -6,10 +6,11 @@
 use tokio::time::Instant;
 
 use super::ask;
-use crate::route::Wants;
+use super::trace::Trace;
+use crate::route::{Wants, Why};
 use crate::session::attach::NoBackend;
 use crate::session::restore;
-use crate::session::run::{Flow, Session};
+use crate::session::run::{End, Flow, Session};
 use crate::sql::judge::Access;
 use crate::wire::backend::TxStatus;
 use crate::wire::encode;
@@ -37,6 +38,10 @@ impl Session {
         let Some(split) = self.split.as_mut() else { return Ok(()) };
         let Some(there) = split.moves_to.take() else { return Ok(()) };
         let begin = std::mem::take(&mut split.begun);
+        split.under_way = if there == Wants::Standby { Trace::Declared } else { Trace::Write };
+        if there == Wants::Standby && !self.finds_standby().await? {
+            return Ok(());
+        }
         if !self.roll_back().await {
             return self.settle_loss();
         }
@@ -44,7 +49,8 @@ impl Session {
         let (here, patience) = (self.wants, Instant::now() + self.ctx.settings.load().cluster.hold_timeout);
         self.wants = there;
         if let Some(split) = self.split.as_mut() {
-            (split.node, split.is_ours, split.primary_will_do) = (None, false, there == Wants::Standby);
+            (split.is_ours, split.primary_will_do) = (false, there == Wants::Standby);
+            split.node = split.node.filter(|_| there == Wants::Standby);
         }
         self.end_lease();
         let found = match self.change_sides().await {
@@ -73,6 +79,24 @@ impl Session {
         self.state.send_own(1);
         self.state.tx = TxStatus::InBlock;
         Ok(())
+    }
+
+    /// Chooses the standby, with the patience of a transaction that is declared read-only from its beginning: without that,
+    /// what the session has just read on the primary would keep it there, each time anew. False: it stays.
+    async fn finds_standby(&mut self) -> Result<bool, End> {
+        let here = self.wants;
+        let Some(mut split) = self.split.take() else { return Ok(false) };
+        let (wants, _) = self.place_declared(&mut split, Why::Declared);
+        self.split = Some(split);
+        self.wants = wants;
+        let waited = if wants == Wants::Standby { self.await_freshness().await } else { Ok(()) };
+        let found = self.wants == Wants::Standby;
+        self.wants = here;
+        match waited {
+            Ok(()) => Ok(found),
+            Err(NoBackend::End(end)) => Err(end),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Ends the transaction of which only the BEGIN has run. False when the backend is lost.

@@ -98,7 +98,7 @@ impl Session {
         }
     }
 
-    fn place_declared(&mut self, split: &mut Splitter, why: Why) -> (Wants, Option<Why>) {
+    pub(super) fn place_declared(&mut self, split: &mut Splitter, why: Why) -> (Wants, Option<Why>) {
         let topology = self.ctx.store.load();
         self.wants = Wants::Standby;
         split.primary_will_do = self.ctx.settings.load().cluster.fallback == Fallback::Primary;

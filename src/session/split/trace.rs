@@ -10,6 +10,8 @@ use crate::session::run::Session;
 pub(super) enum Trace {
     /// Whatever it has written, where the node takes writes, and what it has seen.
     Write,
+    /// The same, but the client says that it only reads.
+    Declared,
     /// What it has seen.
     Read,
     /// Nothing: it only makes settings of the session.
@@ -25,11 +27,16 @@ impl Session {
         }
         let Some(split) = self.split.as_mut().filter(|split| split.bound) else { return };
         let Some(attached) = self.attached.as_ref() else { return };
+        if !quiet && !split.begun.is_empty() {
+            // A transaction has begun, and nothing has been done in it.
+            return;
+        }
         let mark = Mark { node: attached.node, since: split.since, number: self.ctx.nudges.sent() };
         match split.under_way {
             Trace::Write if attached.on_primary => split.floors.wrote(mark),
-            Trace::Write | Trace::Read if quiet => split.floors.read(mark),
-            Trace::Nothing | Trace::Write | Trace::Read => {}
+            Trace::Declared if attached.on_primary => split.floors.declared(mark),
+            Trace::Write | Trace::Declared | Trace::Read if quiet => split.floors.read(mark),
+            Trace::Nothing | Trace::Write | Trace::Declared | Trace::Read => {}
         }
     }
 
