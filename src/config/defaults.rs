@@ -73,6 +73,7 @@ impl Default for Cluster {
             max_lag_bytes: 16 << 20,
             fallback: Fallback::Primary,
             hold_timeout: Duration::from_secs(30),
+            max_held: 10_000,
             start_grace: Duration::from_secs(5),
             frozen_limit: MINUTE,
             state_file: Some(PathBuf::from("/var/lib/pgsteer/state")),

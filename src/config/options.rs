@@ -187,6 +187,8 @@ pub const OPTIONS: &[OptionSpec] = &[
         "Where reads go when no standby qualifies: `primary`, `least_stale` or `error`."),
     option("cluster.hold_timeout", Kind::Duration, "\"30s\"", Class::Live,
         "How long work waits for a primary before it gets 57P03."),
+    option("cluster.max_held", Kind::Number, "10000", Class::Live,
+        "Sessions whose work or login waits for a primary, at most; one more gets 57P03 at once."),
     option("cluster.start_grace", Kind::Duration, "\"5s\"", Class::Live,
         "After a start without state file, how long a primary waits for nodes that do not answer."),
     option("cluster.frozen_limit", Kind::Duration, "\"1min\"", Class::Live,

@@ -57,6 +57,8 @@ pub struct Cluster {
     pub fallback: Fallback,
     /// How long a statement waits for a primary before 57P03.
     pub hold_timeout: Duration,
+    /// How many sessions may wait for a primary at once.
+    pub max_held: usize,
     /// How long after start a primary without a state file waits for the silent nodes.
     pub start_grace: Duration,
     /// How long the verdict on standbys is kept when nobody streams from any primary.

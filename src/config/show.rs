@@ -89,6 +89,7 @@ fn cluster(lines: &mut Lines, cluster: &Cluster) {
     };
     lines.put("cluster.fallback", fallback);
     lines.put("cluster.hold_timeout", format_duration(cluster.hold_timeout));
+    lines.put("cluster.max_held", cluster.max_held);
     lines.put("cluster.start_grace", format_duration(cluster.start_grace));
     lines.put("cluster.frozen_limit", format_duration(cluster.frozen_limit));
     lines.put("cluster.connect_timeout", format_duration(cluster.connect_timeout));

@@ -14,7 +14,7 @@ use super::run::{Attached, End, Flow, Session};
 use super::share::Home;
 use super::split::Splitter;
 use crate::config::Fallback;
-use crate::metrics::{Counter, Gauge, Latency};
+use crate::metrics::{Counter, Latency};
 use crate::pool::{Backend, LeaseError, Verdict};
 use crate::route::{self, Floors, Load, Policy, Refusal, Rng, Target, Wants};
 use crate::topology::{Health, NodeId, Nudge, Role, Topology};
@@ -191,10 +191,7 @@ impl Session {
                 return Ok(());
             }
             if hold.is_none() {
-                *hold = Some(Instant::now());
-                self.entry.set_held(true);
-                self.ctx.metrics.count(Counter::HoldStarted);
-                self.ctx.metrics.raise(Gauge::SessionsHeld);
+                *hold = Some(self.begin_hold()?);
                 if self.ended_early && !self.logging_in {
                     return Err(End::Left.into());
                 }
@@ -204,17 +201,6 @@ impl Session {
                 return Err(NoBackend::Refused(self.no_node(began.elapsed())));
             }
         }
-    }
-
-    fn end_hold(&mut self, began: Instant, result: &Result<(), NoBackend>) {
-        self.entry.set_held(false);
-        self.ctx.metrics.lower(Gauge::SessionsHeld);
-        self.ctx.metrics.record(Latency::Hold, began.elapsed());
-        self.ctx.metrics.count(match result {
-            Ok(()) => Counter::HoldReleased,
-            Err(NoBackend::End(_)) => Counter::HoldClientGone,
-            Err(_) => Counter::HoldTimedOut,
-        });
     }
 
     /// Looks at the backend in hand: true when it serves the request. Otherwise it has been left, or it is kept for the

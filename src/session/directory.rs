@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
+use super::hold::Holds;
 use crate::pool::{CancelGate, CancelPass};
 use crate::sql::{PinCause, Pins};
 use crate::topology::NodeId;
@@ -288,6 +289,8 @@ pub struct Directory {
     connections: AtomicUsize,
     by_address: Mutex<HashMap<IpAddr, usize>>,
     limit: AtomicUsize,
+    /// Sessions whose work waits for a node.
+    pub(super) holds: Holds,
     /// Told when a session leaves.
     left: Notify,
 }
@@ -301,6 +304,7 @@ impl Directory {
             connections: AtomicUsize::new(0),
             by_address: Mutex::default(),
             limit: AtomicUsize::new(max_clients),
+            holds: Holds::default(),
             left: Notify::new(),
         }
     }

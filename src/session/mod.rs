@@ -1,7 +1,7 @@
 //! One client from its first byte to its last.
 //!
 //! Flow: `startup` reads the first packets into a phase, `auth` proves who it is, `login` greets, `run` relays between
-//! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another while `wait` listens;
+//! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another while `wait` listens (`hold` counts who waits);
 //! `share` leases one for each transaction; `split` sends reads to standbys; `leave` is the end. `state`, `pipeline`, `params`, `name`, `prepared`,
 //! `sharing` and `limbo` are sans-IO: messages in, verdicts out.
 
@@ -13,6 +13,7 @@ pub mod catalogues;
 pub mod context;
 pub mod directory;
 mod doubt;
+mod hold;
 mod leave;
 pub mod limbo;
 mod listener;

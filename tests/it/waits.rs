@@ -114,3 +114,33 @@ async fn reads_without_a_standby_leave_the_primary_a_backend_for_writes() {
     drop((fourth, readers));
     scene.finish().await;
 }
+
+/// So many may wait for a primary; the next one is told at once, and is served again when there is one.
+#[tokio::test]
+async fn not_more_wait_for_a_primary_than_may() {
+    let scene = scene(1, |spec| {
+        spec.raw("cluster.max_held", "2").set("cluster.hold_timeout", "10min");
+    })
+    .await;
+    let mut waiting = [scene.raw().await, scene.raw().await];
+    let mut refused = scene.raw().await;
+    scene.cluster.n(0).kill_and_wait().await.unwrap();
+    for raw in &mut waiting {
+        raw.send(&query("SHOW port")).await;
+    }
+    let held = async || scene.proxy.metric("pgsteer_sessions_held").await;
+    eventually("two wait", async || held().await >= 2.0).await;
+    let frames = refused.query("SHOW port").await;
+    assert_eq!(frames[0].sqlstate(), "57P03", "{frames:?}");
+    assert!(frames[0].field(b'D').unwrap().contains("cluster.max_held"), "{frames:?}");
+    assert_eq!(frames[1].body, b"I", "{frames:?}");
+    scene.promote_best().await;
+    let port = scene.cluster.n(1).port().to_string();
+    for raw in &mut waiting {
+        let frames = raw.until(b'Z').await;
+        assert_eq!(frames[1].columns()[0].as_deref(), Some(&port[..]), "{frames:?}");
+    }
+    assert_eq!(refused.value("SHOW port").await, port);
+    drop((waiting, refused));
+    scene.finish().await;
+}

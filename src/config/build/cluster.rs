@@ -28,6 +28,7 @@ pub(super) fn build(cluster: &Section<'_>) -> Cluster {
         max_lag_bytes: cluster.size("max_lag_bytes", d.max_lag_bytes, 0..=1 << 50),
         fallback: cluster.choice("fallback", d.fallback, &fallbacks),
         hold_timeout,
+        max_held: cluster.number("max_held", d.max_held, 0..=1_000_000),
         start_grace: cluster.duration("start_grace", d.start_grace, WAIT_OR_NONE),
         frozen_limit: cluster.duration("frozen_limit", d.frozen_limit, WAIT_OR_NONE),
         state_file: state_file(cluster, d.state_file),
