@@ -36,7 +36,7 @@ pub async fn accept(
             }
         }
         Accept::Timeline(timeline) => {
-            lower(&topology, *timeline)?;
+            known(&topology, *timeline)?;
             tell(events, None, &format!("an operator accepts timeline {timeline} as the highest"));
             let heard = health.accept_timeline(*timeline).await;
             let is_lowered = |topology: &Topology| topology.timeline == Some(*timeline);
@@ -112,14 +112,18 @@ fn claimant<'a>(topology: &'a Topology, name: &str) -> Result<&'a NodeView, Fail
     }
 }
 
-/// Only history that is there can be cut off.
-fn lower(topology: &Topology, timeline: Timeline) -> Result<(), Failure> {
-    let text = match topology.timeline {
-        Some(highest) if timeline < highest => return Ok(()),
-        Some(highest) => format!("the cluster is on timeline {highest}: only a lower one can be accepted"),
-        None => "no timeline is known yet".to_owned(),
+/// Can this timeline be the highest? Some node must be on it: a slip of the pen would fence all of them. A higher one takes
+/// an ACCEPT back.
+fn known(topology: &Topology, timeline: Timeline) -> Result<(), Failure> {
+    let is_there = |node: &NodeView| node.health == Health::Up && node.timeline == Some(timeline);
+    let text = if topology.timeline == Some(timeline) {
+        format!("the cluster is on timeline {timeline} already")
+    } else if !topology.nodes.iter().any(is_there) {
+        format!("no node that answers is on timeline {timeline}")
+    } else {
+        return Ok(());
     };
-    Err(refused(text, "SHOW TOPOLOGY tells the timeline. Nothing was changed."))
+    Err(refused(text, "SHOW NODES tells the timelines. Nothing was changed."))
 }
 
 #[cfg(test)]
@@ -155,13 +159,21 @@ mod tests {
     }
 
     #[test]
-    fn only_a_lower_timeline_can_be_accepted() {
+    fn only_a_timeline_that_a_node_is_on_can_be_accepted() {
         let mut topology = topology();
-        assert_eq!(lower(&topology, Timeline(1)), Ok(()));
-        for timeline in [2, 3] {
-            assert!(lower(&topology, Timeline(timeline)).unwrap_err().text.contains("is on timeline 2"));
+        topology.nodes[0].health = Health::Up;
+        topology.nodes[0].timeline = Some(Timeline(1));
+        assert_eq!(known(&topology, Timeline(1)), Ok(()));
+        for (timeline, text) in [
+            (0, "no node that answers is on timeline 0"),
+            (2, "the cluster is on timeline 2 already"),
+            (3, "no node that answers is on timeline 3"),
+        ] {
+            assert_eq!(known(&topology, Timeline(timeline)).unwrap_err().text, text);
         }
-        topology.timeline = None;
-        assert!(lower(&topology, Timeline(1)).is_err());
+        topology.nodes[0].timeline = Some(Timeline(3));
+        assert_eq!(known(&topology, Timeline(3)), Ok(()), "it was disowned by mistake");
+        topology.nodes[0].health = Health::Down;
+        assert!(known(&topology, Timeline(3)).is_err());
     }
 }

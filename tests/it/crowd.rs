@@ -2,6 +2,7 @@
 
 use pgsteer::demo::node::Promote;
 
+use crate::harness::eventually;
 use crate::harness::loss::Loss;
 use crate::harness::proxy::{ProxySpec, TestProxy};
 use crate::harness::raw::{Frame, Raw, bind, describe, execute, parse, query, sync};
@@ -111,7 +112,11 @@ async fn who_notices(loss: Loss) {
     // Who waits for standbys would wait for those of the lost one.
     scene.cluster.set_synchronous(new, None).await.unwrap();
     scene.cluster.repoint(scene.cluster.n(2), new).await.unwrap();
-    scene.wait_node(1, "role", "primary").await;
+    for proxy in [&scene.proxy, &retrying] {
+        // Until then it is the lost one that is asked, and nobody would know what became of that.
+        let has_seen = async || proxy.topology().await.unwrap()["primary"] == "node2";
+        eventually("the new primary to be seen", has_seen).await;
+    }
     for client in crowds.iter_mut().flatten() {
         let asks = client.asks();
         client.raw.send(&asks).await;

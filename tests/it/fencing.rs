@@ -177,7 +177,8 @@ async fn two_primaries_of_one_timeline_wait_for_an_operator() {
     for (order, why) in [
         ("ACCEPT node1", "node1 is down"),
         ("ACCEPT node4", "there is no node \"node4\""),
-        ("ACCEPT TIMELINE 2", "the cluster is on timeline 2: only a lower one can be accepted"),
+        ("ACCEPT TIMELINE 2", "the cluster is on timeline 2 already"),
+        ("ACCEPT TIMELINE 7", "no node that answers is on timeline 7"),
     ] {
         let error = console.simple_query(order).await.unwrap_err();
         assert_eq!(error.as_db_error().unwrap().message(), why, "{order}");

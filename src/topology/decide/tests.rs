@@ -410,6 +410,26 @@ mod promotion {
     }
 }
 
+mod disowned {
+    use super::*;
+
+    #[test]
+    fn a_timeline_disowned_by_mistake_is_taken_back() {
+        let mut lab = Lab::healthy();
+        lab.sample(B, promoted(2, 160, 120));
+        lab.sample(A, primary(1, 500));
+        lab.input(Input::AcceptTimeline(Timeline(1)));
+        lab.sample(B, promoted(2, 170, 120));
+        lab.sample(A, primary(1, 510));
+        assert_eq!(lab.view().primary, Some(A));
+        lab.input(Input::AcceptTimeline(Timeline(2)));
+        lab.sample(B, promoted(2, 180, 120));
+        lab.sample(A, primary(1, 520));
+        assert_eq!((lab.view().primary, lab.role(A)), (Some(B), Role::Zombie));
+        assert_eq!(lab.view().timeline, Some(Timeline(2)));
+    }
+}
+
 mod contest {
     use super::*;
 
