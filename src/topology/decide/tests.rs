@@ -395,38 +395,35 @@ mod promotion {
         assert_eq!(lab.health(B), Health::Up);
     }
 
-    #[test]
-    fn an_accidental_promotion_can_be_disowned() {
+    /// B was promoted beside A, and an operator has said that this never happened.
+    fn disowned() -> Lab {
         let mut lab = Lab::healthy();
         lab.sample(B, promoted(2, 160, 120));
         lab.sample(A, primary(1, 500));
         lab.input(Input::AcceptTimeline(Timeline(1)));
         lab.sample(B, promoted(2, 170, 120));
         lab.sample(A, primary(1, 510));
-        assert_eq!((lab.view().primary, lab.role(B), lab.view().epoch), (Some(A), Role::Zombie, Epoch(3)));
-        assert_eq!(lab.view().timeline, Some(Timeline(1)));
-        lab.sample(B, standby(1, 510, A));
-        assert_eq!((lab.role(B), lab.reads(B)), (Role::Standby, Reads::Qualified));
+        lab
     }
-}
-
-mod disowned {
-    use super::*;
 
     #[test]
     fn a_timeline_disowned_by_mistake_is_taken_back() {
-        let mut lab = Lab::healthy();
-        lab.sample(B, promoted(2, 160, 120));
-        lab.sample(A, primary(1, 500));
-        lab.input(Input::AcceptTimeline(Timeline(1)));
-        lab.sample(B, promoted(2, 170, 120));
-        lab.sample(A, primary(1, 510));
+        let mut lab = disowned();
         assert_eq!(lab.view().primary, Some(A));
         lab.input(Input::AcceptTimeline(Timeline(2)));
         lab.sample(B, promoted(2, 180, 120));
         lab.sample(A, primary(1, 520));
         assert_eq!((lab.view().primary, lab.role(A)), (Some(B), Role::Zombie));
         assert_eq!(lab.view().timeline, Some(Timeline(2)));
+    }
+
+    #[test]
+    fn an_accidental_promotion_can_be_disowned() {
+        let mut lab = disowned();
+        assert_eq!((lab.view().primary, lab.role(B), lab.view().epoch), (Some(A), Role::Zombie, Epoch(3)));
+        assert_eq!(lab.view().timeline, Some(Timeline(1)));
+        lab.sample(B, standby(1, 510, A));
+        assert_eq!((lab.role(B), lab.reads(B)), (Role::Standby, Reads::Qualified));
     }
 }
 
