@@ -10,7 +10,7 @@ use crate::harness::link::Mode;
 use crate::harness::loss::Loss;
 use crate::harness::raw;
 use crate::harness::scene::{Scene, linked_scene, scene};
-use crate::harness::{eventually, soon};
+use crate::harness::{LIMIT, eventually, soon};
 
 /// Loses the primary. What the standbys have then is all they will ever get.
 async fn strike(loss: Loss, scene: &Scene) {
@@ -77,8 +77,9 @@ async fn survives(loss: Loss) {
     assert!(ms("writable_after_ms") <= ms("answered_after_ms"), "{report}");
     assert!(!report["evidence"].as_str().unwrap().is_empty() && !report["fork_lsn"].is_null(), "{report}");
     let told: u64 = report["failed"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
-    // Each that was told, and the one inside a block.
-    assert_eq!(told, summary.errors.values().sum::<u64>() + 1, "{report} {summary:?}");
+    // Each that was told, and the one inside a block, unless the end of its server is heard after all others have gone on.
+    let errors = summary.errors.values().sum::<u64>();
+    assert!((errors..=errors + 1).contains(&told), "{report} {summary:?}");
     let honest = |code: &String| ["08007", "40001"].contains(&code.as_str());
     assert!(summary.errors.keys().all(honest), "{summary:?}");
     // At most what each writer had under way.
@@ -129,6 +130,9 @@ async fn zombie_gets_nothing(loss: Loss) {
     scene.wait_node(0, "role", "zombie").await;
     let mut sql = old.sql_in("app").await.unwrap();
     // A commit that was waiting when it froze may still end; after that nothing.
+    let pending = "SELECT (SELECT count(*) FROM pg_stat_replication)
+        + (SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND wait_event IS DISTINCT FROM 'SyncRep')";
+    old.wait_for(pending, "0", LIMIT).await.unwrap();
     let rows = "SELECT count(*) FROM pgsteer_load";
     let before = sql.one(rows).await.unwrap();
     let reads = oracle.ledger.summary().served.get(&old.port()).map_or(0, |served| served.reads);

@@ -125,8 +125,8 @@ async fn waits_are_seen() {
         milliseconds("wait_p99_ms").await,
         sample(&scene, "pgsteer_checkout_wait_seconds{quantile=\"0.99\"}").await * 1000.0,
     );
-    // The longest of a handful; the pool's histogram has two digits.
-    assert!(pool >= 49.0 && (pool - all).abs() <= all / 50.0, "{pool} and {all}");
+    // The longest of a handful; the pool's histogram has two digits. Who waited goes on a little later.
+    assert!(pool >= 49.0 && pool <= all * 1.02, "{pool} and {all}");
     // Transactions that found a backend idle count, too.
     for _ in 0..400 {
         assert_eq!(waiter.value("SELECT 1").await, "1");

@@ -376,8 +376,9 @@ async fn nobody_notices_that_commits_are_tracked() {
 /// A COPY that has not ended and pipelines with their BEGIN and COMMIT, when the primary is lost: nothing of all that was
 /// kept, and no client is in a block.
 async fn copy_and_pipelines(loss: Loss) {
+    // So that a session keeps the server process that is stopped.
     let scene = linked_scene(1, |spec| {
-        spec.raw("retry.resolve_commit", "true");
+        spec.raw("retry.resolve_commit", "true").set("pool.mode", "session");
     })
     .await;
     let (mut copy, mut pipeline, mut stopped) = (scene.raw().await, scene.raw().await, scene.raw().await);
