@@ -3,7 +3,8 @@
 #
 # Prints a table: milliseconds from the moment at which the promoted standby accepts writes to the first write acknowledged
 # through pgsteer, and to the one with which the last of 8 writers is back. The promotion is asked for a second after the
-# fault. A second table: how long a standby that has got too old (500 ms) or is on a dead branch is still read from. Clusters of three servers, proxy and clients share this machine: it should have nothing else to do.
+# fault. A second table: how long a standby that has got too old (500 ms) or is on a dead branch is still read from.
+# Clusters of three servers, proxy and clients share this machine: it should have nothing else to do.
 # PGSTEER_PROGRAM=path measures that program instead of a fresh release build.
 set -euo pipefail
 

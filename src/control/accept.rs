@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::order::{Accept, Accepted, Failure};
-use super::plan::refused;
+use super::plan::{named, refused};
 use crate::health::HealthHandle;
 use crate::topology::{EventKind, EventLog, Health, NodeView, Role, Store, Timeline, Topology};
 
@@ -39,11 +39,11 @@ pub async fn accept(
             known(&topology, *timeline)?;
             tell(events, None, &format!("an operator accepts timeline {timeline} as the highest"));
             let heard = health.accept_timeline(*timeline).await;
-            let is_lowered = |topology: &Topology| topology.timeline == Some(*timeline);
+            let is_highest = |topology: &Topology| topology.timeline == Some(*timeline);
             // A node that takes writes there is the primary when it has said so once more.
             let _elected =
-                heard && until(store, |topology| is_lowered(topology) && topology.primary.is_some()).await;
-            if !is_lowered(&store.load()) {
+                heard && until(store, |topology| is_highest(topology) && topology.primary.is_some()).await;
+            if !is_highest(&store.load()) {
                 return Err(undecided(&store.load(), &format!("timeline {timeline} is not the highest")));
             }
         }
@@ -80,10 +80,7 @@ fn undecided(topology: &Topology, text: &str) -> Failure {
 
 /// The node of that name or address, if it takes writes on the highest timeline.
 fn claimant<'a>(topology: &'a Topology, name: &str) -> Result<&'a NodeView, Failure> {
-    let named = |node: &&NodeView| node.name() == name || node.spec.address.to_string() == name;
-    let Some(node) = topology.nodes.iter().find(named) else {
-        return Err(refused(format!("there is no node \"{name}\""), "SHOW NODES lists the nodes."));
-    };
+    let node = named(topology, name)?;
     let name = node.name();
     if node.health != Health::Up {
         let text = format!("{name} is {}", node.health);

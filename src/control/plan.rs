@@ -35,12 +35,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Looks whether the order can be carried out, as far as the topology and the settings tell.
     pub(super) fn of(order: &Order, topology: &Topology, settings: &Settings) -> Result<Self, Failure> {
-        let named =
-            |node: &&NodeView| node.name() == order.node || node.spec.address.to_string() == order.node;
-        let Some(new) = topology.nodes.iter().find(named) else {
-            let text = format!("there is no node \"{}\"", order.node);
-            return Err(refused(text, "SHOW NODES lists the nodes."));
-        };
+        let new = named(topology, &order.node)?;
         let primary = topology.primary.and_then(|id| topology.node(id));
         let Some(old) = primary.filter(|node| node.health == Health::Up) else {
             let detail =
@@ -80,6 +75,13 @@ impl Plan {
             timeout,
         })
     }
+}
+
+/// The node of that name or address.
+pub(super) fn named<'a>(topology: &'a Topology, name: &str) -> Result<&'a NodeView, Failure> {
+    let is_it = |node: &&NodeView| node.name() == name || node.spec.address.to_string() == name;
+    let found = topology.nodes.iter().find(is_it);
+    found.ok_or_else(|| refused(format!("there is no node \"{name}\""), "SHOW NODES lists the nodes."))
 }
 
 /// Is this standby fit to take over?

@@ -101,7 +101,7 @@ impl Watcher {
             now: self.clock.now(),
             wall: SystemTime::now(),
             tally: self.tally(),
-            held: u64::try_from(self.metrics.level(Gauge::SessionsHeld)).unwrap_or(0),
+            held: u64::try_from(self.metrics.level(Gauge::SessionsHeld)).unwrap_or(0) + self.nudges.asking(),
             first_answer: self.nudges.answers().first().map(|instant| self.clock.at(instant)),
         });
         if let Some(outage) = outage {

@@ -3,6 +3,7 @@
 //! In: the end of a connection, of an epoch, or of the patience with a silent standby. Out: a session without a backend,
 //! its client answered, or the end. What a loss means is in `state`, what the client may say next in `limbo`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, info};
@@ -74,7 +75,10 @@ impl Session {
             // The session is at home on the primary: it does not end with a connection to a standby.
             return self.settle_loss();
         }
-        let verdict = self.ctx.nudges.still_alive(node, start_time, LOSS_VERDICT).await;
+        let nudges = Arc::clone(&self.ctx.nudges);
+        // What it comes to belongs into the report of the outage.
+        let _asking = nudges.ask();
+        let verdict = nudges.still_alive(node, start_time, LOSS_VERDICT).await;
         debug!(session = self.entry.id, ?code, ?verdict, "backend lost");
         if verdict != Alive::Yes {
             return self.settle_loss();

@@ -1,9 +1,10 @@
 //! One client from its first byte to its last.
 //!
 //! Flow: `startup` reads the first packets into a phase, `auth` proves who it is, `login` greets, `run` relays between
-//! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another while `wait` listens (`hold` counts who waits);
-//! `share` leases one for each transaction; `split` sends reads to standbys; `leave` is the end. `state`, `pipeline`, `params`, `name`, `prepared`,
-//! `sharing` and `limbo` are sans-IO: messages in, verdicts out.
+//! the client and the backend it has leased and, when that is lost (`loss`), `attach` finds another while `wait` listens
+//! and `hold` counts who waits (for a client that waits for notifications, `listener` does it unasked); `share` leases one
+//! for each transaction; `split` sends reads to standbys; `leave` is the end. `state`, `pipeline`, `params`, `name`,
+//! `prepared`, `sharing` and `limbo` are sans-IO: messages in, verdicts out.
 
 mod attach;
 mod auth;

@@ -128,11 +128,7 @@ pub async fn send(
     deadline: Instant,
     heard: &mut Vec<u8>,
 ) -> Result<(), RestoreError> {
-    let mut reported = Reported::default();
-    let exchange = exchange(backend, messages, count, &mut reported);
-    tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)??;
-    heard.append(&mut reported.heard);
-    Ok(())
+    say(backend, messages, count, deadline, heard).await.map(drop)
 }
 
 /// Runs statements of ours that must succeed. What comes for the client meanwhile is added to `heard`.
@@ -144,11 +140,23 @@ pub async fn run(
 ) -> Result<(), RestoreError> {
     let mut bytes = Vec::new();
     encode::query(&mut bytes, statements);
+    let failed = say(backend, &bytes, 1, deadline, heard).await?;
+    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(RestoreError::Refused(error)))
+}
+
+/// Sends messages that are answered by so many ReadyForQuery; which of them failed, and how.
+async fn say(
+    backend: &mut Backend,
+    messages: &[u8],
+    count: usize,
+    deadline: Instant,
+    heard: &mut Vec<u8>,
+) -> Result<Vec<(usize, PgError)>, RestoreError> {
     let mut reported = Reported::default();
-    let exchange = exchange(backend, &bytes, 1, &mut reported);
+    let exchange = exchange(backend, messages, count, &mut reported);
     let failed = tokio::time::timeout_at(deadline, exchange).await.map_err(|_| RestoreError::Lost)??;
     heard.append(&mut reported.heard);
-    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(RestoreError::Refused(error)))
+    Ok(failed)
 }
 
 /// Asks one question that is answered by one row of one column; `None` when the server refuses to answer. What comes for

@@ -150,7 +150,7 @@ pub struct Seen<'a> {
     pub wall: SystemTime,
     /// The figures of the whole process.
     pub tally: Tally,
-    /// Sessions that wait for a primary.
+    /// Sessions that wait for a primary, or ask whether the server lives that they have lost.
     pub held: u64,
     /// When the first statement after the outage was answered.
     pub first_answer: Option<Moment>,

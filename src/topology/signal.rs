@@ -100,6 +100,16 @@ pub struct Nudges {
     slots: Vec<Slot>,
     sent: AtomicU64,
     answers: Answers,
+    asking: AtomicU64,
+}
+
+/// A session that has lost its server and finds out what that means; to be dropped when that is known and told.
+pub struct Asking<'a>(&'a AtomicU64);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// A fast shutdown ends all server processes within about 25 ms; an answer this much later was not luck.
@@ -112,7 +122,19 @@ impl Nudges {
             slots: (0..nodes).map(|_| Slot::default()).collect(),
             sent: AtomicU64::new(0),
             answers: Answers::default(),
+            asking: AtomicU64::new(0),
         }
+    }
+
+    /// A session begins to ask.
+    pub fn ask(&self) -> Asking<'_> {
+        self.asking.fetch_add(1, Ordering::Relaxed);
+        Asking(&self.asking)
+    }
+
+    /// How many sessions ask at this moment.
+    pub fn asking(&self) -> u64 {
+        self.asking.load(Ordering::Acquire)
     }
 
     /// Where sessions tell of the first answer after an outage.

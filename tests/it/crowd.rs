@@ -2,7 +2,6 @@
 
 use pgsteer::demo::node::Promote;
 
-use crate::harness::eventually;
 use crate::harness::loss::Loss;
 use crate::harness::proxy::{ProxySpec, TestProxy};
 use crate::harness::raw::{Frame, Raw, bind, describe, execute, parse, query, sync};
@@ -114,8 +113,7 @@ async fn who_notices(loss: Loss) {
     scene.cluster.repoint(scene.cluster.n(2), new).await.unwrap();
     for proxy in [&scene.proxy, &retrying] {
         // Until then it is the lost one that is asked, and nobody would know what became of that.
-        let has_seen = async || proxy.topology().await.unwrap()["primary"] == "node2";
-        eventually("the new primary to be seen", has_seen).await;
+        proxy.wait_primary("node2").await;
     }
     for client in crowds.iter_mut().flatten() {
         let asks = client.asks();

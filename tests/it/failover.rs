@@ -77,9 +77,8 @@ async fn survives(loss: Loss) {
     assert!(ms("writable_after_ms") <= ms("answered_after_ms"), "{report}");
     assert!(!report["evidence"].as_str().unwrap().is_empty() && !report["fork_lsn"].is_null(), "{report}");
     let told: u64 = report["failed"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
-    // Each that was told, and the one inside a block. A server that says goodbye while it is killed may live, for all that its
-    // sessions know: they ask first, and tell their clients when the report may be written already.
-    assert!(told <= summary.errors.values().sum::<u64>() + 1, "{report} {summary:?}");
+    // Each that was told, and the one inside a block.
+    assert_eq!(told, summary.errors.values().sum::<u64>() + 1, "{report} {summary:?}");
     let honest = |code: &String| ["08007", "40001"].contains(&code.as_str());
     assert!(summary.errors.keys().all(honest), "{summary:?}");
     // At most what each writer had under way.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pgsteer::demo::node::{Node, Promote, Stop};
 
 use crate::harness::drivers::connect;
-use crate::harness::proxy::{ProxySpec, TestProxy};
+use crate::harness::proxy::ProxySpec;
 use crate::harness::raw::query;
 use crate::harness::scene::scene;
 use crate::harness::{LIMIT, eventually, soon};
@@ -13,11 +13,6 @@ use crate::harness::{LIMIT, eventually, soon};
 /// Promotes a standby while the primary lives; when it was out of recovery.
 async fn promote_beside(node: &Node) -> Instant {
     node.promote_and_wait(Promote::PgCtl).await.unwrap().into()
-}
-
-async fn wait_primary(proxy: &TestProxy, name: &str) {
-    let what = format!("{name} is the primary");
-    eventually(&what, async || proxy.topology().await.unwrap()["primary"] == name).await;
 }
 
 /// Server processes of clients at a node.
@@ -86,7 +81,7 @@ async fn the_old_primary_is_never_dialled_for_clients() {
 async fn two_proxies_write_to_one_branch() {
     let scene = scene(1, |_| {}).await;
     let second = ProxySpec::new(&scene.cluster).start().await;
-    wait_primary(&second, "node1").await;
+    second.wait_primary("node1").await;
     let drivers = [connect(&scene.proxy.config()).await.unwrap(), connect(&second.config()).await.unwrap()];
     drivers[0].simple_query("CREATE TABLE branch (port text)").await.unwrap();
     let write = "INSERT INTO branch SELECT current_setting('port') RETURNING port";
@@ -94,8 +89,8 @@ async fn two_proxies_write_to_one_branch() {
         driver.value(write).await.unwrap();
     }
     promote_beside(scene.cluster.n(1)).await;
-    wait_primary(&scene.proxy, "node2").await;
-    wait_primary(&second, "node2").await;
+    scene.proxy.wait_primary("node2").await;
+    second.wait_primary("node2").await;
     let mut old = scene.cluster.n(0).sql_in("app").await.unwrap();
     let before = old.one("SELECT count(*) FROM branch").await.unwrap();
     let port = scene.cluster.n(1).port().to_string();
@@ -121,7 +116,7 @@ async fn a_restarted_proxy_remembers_the_highest_timeline() {
     .await;
     let (old, new) = (scene.cluster.n(0), scene.cluster.n(1));
     promote_beside(new).await;
-    wait_primary(&scene.proxy, "node2").await;
+    scene.proxy.wait_primary("node2").await;
     new.freeze().unwrap();
     let mut spec = ProxySpec::new(&scene.cluster);
     spec.set("cluster.state_file", &state);
@@ -130,22 +125,18 @@ async fn a_restarted_proxy_remembers_the_highest_timeline() {
     let second = spec.spawn();
     let fenced = async || second.topology().await.is_ok_and(|view| view["nodes"][0]["role"] == "zombie");
     eventually("the old primary is fenced", fenced).await;
-    assert!(second.topology().await.unwrap()["primary"].is_null());
+    assert!(second.primary().await.is_null());
     let refused = soon("an answer", second.config().connect(tokio_postgres::NoTls)).await;
     let Err(refused) = refused else { panic!("a login without a primary") };
     assert!(refused.as_db_error().is_some_and(|error| error.code().code() == "57P03"), "{refused:?}");
     assert_eq!(old.one(CLIENTS).await.unwrap(), "0");
     new.thaw().unwrap();
-    wait_primary(&second, "node2").await;
+    second.wait_primary("node2").await;
     let driver = connect(&second.config()).await.unwrap();
     assert_eq!(driver.value("SHOW port").await.unwrap(), new.port().to_string());
     drop(driver);
     tokio::time::timeout(LIMIT + Duration::from_secs(20), second.stop()).await.unwrap();
     scene.finish().await;
-}
-
-async fn primary_of(proxy: &TestProxy) -> serde_json::Value {
-    proxy.topology().await.unwrap()["primary"].clone()
 }
 
 /// Both standbys are promoted, each with a history of its own: nobody can know which is the right one, so nobody gets writes.
@@ -215,7 +206,7 @@ async fn a_promotion_by_mistake_can_be_taken_back() {
     writer.query("CREATE TABLE t (a int)").await;
     scene.cluster.wait_caught_up(mistaken, right).await.unwrap();
     promote_beside(mistaken).await;
-    wait_primary(&scene.proxy, "node2").await;
+    scene.proxy.wait_primary("node2").await;
     let console = connect(&scene.proxy.console_config()).await.unwrap();
     let error = console.simple_query("ACCEPT node1").await.unwrap_err();
     let error = error.as_db_error().unwrap();
@@ -224,18 +215,18 @@ async fn a_promotion_by_mistake_can_be_taken_back() {
 
     mistaken.stop(Stop::Fast).await.unwrap();
     assert_eq!(console.value("ACCEPT TIMELINE 1").await.unwrap(), "node1");
-    assert_eq!(primary_of(&scene.proxy).await, "node1");
+    assert_eq!(scene.proxy.primary().await, "node1");
     assert_eq!(writer.value("SHOW port").await, right.port().to_string());
     writer.query("INSERT INTO t VALUES (1)").await;
     scene.cluster.rejoin(mistaken, right).await.unwrap();
     scene.wait_node(1, "reads", "qualified").await;
-    assert_eq!(primary_of(&scene.proxy).await, "node1");
+    assert_eq!(scene.proxy.primary().await, "node1");
 
     // The next process must not take the timeline for lost.
     let mut spec = ProxySpec::new(&scene.cluster);
     spec.set("cluster.state_file", &state);
     let second = spec.start().await;
-    assert_eq!(primary_of(&second).await, "node1");
+    assert_eq!(second.primary().await, "node1");
     second.stop().await;
     drop((writer, console));
     scene.finish().await;

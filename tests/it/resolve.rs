@@ -1,13 +1,13 @@
 //! `retry.resolve_commit`: the answer to a COMMIT is lost with its server, and the client is told what became of it.
 
 use pgsteer::demo::node::{Promote, Stop};
+use pgsteer::demo::process::{Signal, send};
 
 use crate::harness::loss::Loss;
 use crate::harness::proxy::ProxySpec;
 use crate::harness::raw::{self, Frame, Raw, bind, describe, execute, parse, query, sync};
 use crate::harness::scene::{Scene, linked_scene};
 use crate::harness::{LIMIT, eventually};
-use pgsteer::demo::process::{Signal, send};
 
 /// How a client commits.
 const WAYS: usize = 4;

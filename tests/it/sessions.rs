@@ -261,7 +261,6 @@ async fn listeners_listen_again_when_they_are_kept() {
     eventually("the new primary to listen", again).await;
     let notify = "NOTIFY gone, 'no'; NOTIFY undone, 'no'; NOTIFY news, 'one'; NOTIFY \"Odd \"\"name\", 'two'";
     other.query(notify).await;
-
     assert_eq!(notified(&mut listener).await, "news one");
     assert_eq!(notified(&mut listener).await, "Odd \"name two");
     assert_eq!(listener.value("SELECT count(*) FROM pg_listening_channels()").await, "2");

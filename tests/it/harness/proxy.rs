@@ -212,6 +212,16 @@ impl TestProxy {
         config
     }
 
+    /// Who it says is the primary.
+    pub async fn primary(&self) -> serde_json::Value {
+        self.topology().await.unwrap()["primary"].clone()
+    }
+
+    /// Waits until it says that this node is the primary.
+    pub async fn wait_primary(&self, name: &str) {
+        eventually(&format!("{name} to be the primary"), async || self.primary().await == name).await;
+    }
+
     /// A login of the console's user.
     pub fn console_config(&self) -> Config {
         self.login("postgres", "postgres-secret", "pgsteer")
